@@ -1,0 +1,28 @@
+#!/bin/sh
+# Installs what a bare Debian 12 lacks, once, and makes .venv. Usage: tests/prepare.sh [debian-package ...]
+# Not root, or no apt: it only makes .venv and names what is missing.
+set -eu
+cd "$(dirname "$0")/.."
+
+missing=
+for package in "$@"; do
+	[ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing="$missing $package"
+done
+if [ -n "$missing" ]; then
+	if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+		echo "installing:$missing"
+		apt-get update -q >/dev/null
+		# shellcheck disable=SC2086  # a list of package names
+		DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $missing >/dev/null
+	else
+		echo "not installed, and only root can:$missing" >&2
+	fi
+fi
+
+stamp=.venv/.prepared
+if [ ! -e "$stamp" ] || [ pyproject.toml -nt "$stamp" ] || [ constraints.txt -nt "$stamp" ]; then
+	# Debian's python3 has venv only with python3-venv; a Python built from source has it at once.
+	python3 -m venv .venv 2>/dev/null || { rm -rf .venv; python3 -m pip install -q --user --break-system-packages virtualenv; python3 -m virtualenv -q .venv; }
+	.venv/bin/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch "$stamp"
+fi

@@ -1,0 +1,1 @@
+"""The long-lived half: serves the health endpoint, notices drift and dead peers, re-runs the setup."""
