@@ -1,9 +1,25 @@
-"""wg0.conf (and wg0.address beside it) -> Tunnel."""
+"""wg0.conf (and wg0.address beside it) -> Tunnel.
+
+`wgtext` reads a file, `wgfile` says what is in it, `wgvalue` what each value means, and this module
+whether all of it makes one tunnel. Whatever is wrong ends as one ConfigError of one line, never as half a
+result.
+"""
+# Paths as plain strings: this is loaded on every start, and pathlib costs more than all of it.
+# ruff: noqa: PTH110, PTH112, PTH118, PTH119, PTH208
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from . import wgfile, wgtext
+from .errors import ConfigError
+
+OWN_MARK = 51820
+LEAST_IPV6_MTU = 1280
+READABLE_BY_ALL = 0o004
 
 
 class Secret(str):
@@ -49,9 +65,155 @@ class Tunnel(NamedTuple):
 
 def servers(path: str) -> tuple[str, ...]:
     """The config files at `path` in name order: itself, or every *.conf of a folder. Raises ConfigError."""
-    raise NotImplementedError
+    where = wgtext.shown(path) or "(an empty path)"
+    try:
+        # A Kubernetes Secret is a folder of symlinks into "..data", hence no names with a dot in front.
+        names = sorted(
+            name for name in os.listdir(path) if name.endswith(".conf") and not name.startswith(".")
+        )
+    except NotADirectoryError:
+        return (path,)
+    except FileNotFoundError:
+        raise ConfigError(_missing(path)) from None
+    except PermissionError:
+        raise ConfigError(f"{where}: no permission to list it: correct its owner or mode") from None
+    except (OSError, ValueError):  # ValueError: a NUL in the name
+        raise ConfigError(f"{where}: cannot be listed: check the path and the volume it is on") from None
+    found = tuple(file for file in (os.path.join(path, name) for name in names) if not os.path.isdir(file))
+    if not found:
+        raise ConfigError(
+            f"{where}: a folder without *.conf: put a WireGuard configuration in it, as in wg0.conf"
+        )
+    return found
 
 
 def load(path: str) -> Tunnel:
     """Read and validate one file. Raises ConfigError whose text has file:line and what to do."""
-    raise NotImplementedError
+    text, mode = wgtext.read(path, _missing(path))
+    interface, peers, hooks = wgfile.sections(text, path)
+    addresses = _addresses(interface, path)
+    _refuse_small_mtu(interface, addresses, path)
+    _refuse_overlaps(peers, path)
+    dns = interface.all("DNS")
+    return Tunnel(
+        name=os.path.basename(path).removesuffix(".conf"),
+        path=path,
+        private_key=Secret(interface.one("PrivateKey")),
+        addresses=addresses,
+        dns=_unique(entry for entry in dns if not isinstance(entry, str)),
+        search=_unique(entry for entry in dns if isinstance(entry, str)),
+        mtu=interface.one("MTU"),
+        listen_port=interface.one("ListenPort"),
+        peers=tuple(_peer(peer) for peer in peers),
+        notices=tuple(_notices(interface, hooks, path, mode)),
+    )
+
+
+def _missing(path: str) -> str:
+    where = wgtext.shown(path) or "(an empty path)"
+    return f"{where}: no such file or folder: mount it there, or name the right one in WG_CONFIG"
+
+
+def _peer(section: wgfile.Section) -> Peer:
+    preshared = section.one("PresharedKey")
+    return Peer(
+        public_key=section.one("PublicKey"),
+        preshared_key=None if preshared is None else Secret(preshared),
+        endpoint=Endpoint(*section.one("Endpoint")),
+        allowed_ips=_unique(section.all("AllowedIPs")),
+        keepalive=section.one("PersistentKeepalive") or 0,
+    )
+
+
+def _unique(items: Iterable[Any]) -> tuple[Any, ...]:
+    """In the order of the file, each once: saying a network twice is no mistake, and the kernel keeps one."""
+    return tuple(dict.fromkeys(items))
+
+
+def _address_file(path: str) -> str:
+    return path.removesuffix(".conf") + ".address"
+
+
+def _addresses(interface: wgfile.Section, path: str) -> tuple[IPv4Interface | IPv6Interface, ...]:
+    """The tunnel's own addresses: `Address`, or the .address file beside (`wg setconf` has no such key)."""
+    items, file = interface.items.get("Address"), path
+    if items is None:
+        file = _address_file(path)
+        beside = wgtext.shown(file)
+        missing = f"this [Interface] has no Address: add it, or put it in {beside}"
+        text, _ = wgtext.read(file, f"{wgtext.shown(path)}:{interface.line}: {missing}")
+        items = wgfile.addresses(text, file)
+    seen: dict[IPv4Address | IPv6Address, int] = {}
+    for item in items:
+        if item.value.ip in seen:
+            wgtext.fail(
+                file, item.line, f"the same address as in line {seen[item.value.ip]}: keep one of the two"
+            )
+        seen[item.value.ip] = item.line
+    return tuple(item.value for item in items)
+
+
+def _refuse_small_mtu(
+    interface: wgfile.Section, addresses: tuple[IPv4Interface | IPv6Interface, ...], path: str
+) -> None:
+    """Below 1280 the kernel silently takes IPv6 off an interface (RFC 8200, section 5)."""
+    mtu = interface.one("MTU")
+    if mtu is not None and mtu < LEAST_IPV6_MTU and any(address.version == 6 for address in addresses):
+        line = interface.lines("MTU")[0]
+        wgtext.fail(
+            path, line, f"MTU is below {LEAST_IPV6_MTU}, but there is an IPv6 Address: raise it or delete it"
+        )
+
+
+def _refuse_overlaps(peers: list[wgfile.Section], path: str) -> None:
+    """No address may be in two peers: WireGuard silently moves it to the last, or takes the longer prefix.
+
+    Two networks overlap only if one is within the other, so after sorting, each need only be held against
+    the widest before it.
+    """
+    owned = [
+        (item.value, number, item.line)
+        for number, peer in enumerate(peers)
+        for item in peer.items["AllowedIPs"]
+    ]
+    owned.sort(key=lambda one: (one[0].version, one[0]))
+    widest, owner, line = owned[0]
+    for network, number, own_line in owned[1:]:
+        if network.version != widest.version or not network.subnet_of(widest):
+            widest, owner, line = network, number, own_line
+        elif number != owner:
+            first, second = sorted((line, own_line))
+            wgtext.fail(
+                path,
+                second,
+                f"AllowedIPs overlap those of another peer in line {first}: keep them in one peer",
+            )
+
+
+def _notices(interface: wgfile.Section, hooks: dict[str, list[int]], path: str, mode: int) -> list[str]:
+    """What is in the file and has no effect, and who else can read it."""
+    where = wgtext.shown(path)
+    found = []
+    if hooks:
+        named = ", ".join(_with_lines(name, lines) for name, lines in hooks.items())
+        found.append(f"{where}: ignored: {named}: init-wg runs no commands, and has a kill-switch of its own")
+    if interface.one("FwMark") not in (None, OWN_MARK):
+        named = _with_lines("FwMark", interface.lines("FwMark"))
+        found.append(f"{where}: ignored: {named}: init-wg always uses the mark {OWN_MARK}")
+    if "Table" in interface.items:
+        named = _with_lines("Table", interface.lines("Table"))
+        found.append(f"{where}: ignored: {named}: init-wg makes its own routes in its own table")
+    if "SaveConfig" in interface.items:
+        named = _with_lines("SaveConfig", interface.lines("SaveConfig"))
+        found.append(f"{where}: ignored: {named}: init-wg never writes to the file")
+    if "Address" in interface.items and os.path.exists(_address_file(path)):
+        beside = wgtext.shown(_address_file(path))
+        found.append(f"{beside}: ignored: {where} has an Address of its own")
+    if mode & READABLE_BY_ALL:
+        found.append(f"{where}: everybody can read this file and the key in it: set its mode to 0400")
+    return found
+
+
+def _with_lines(name: str, lines: list[int]) -> str:
+    """As in "PostUp (lines 4, 5)"."""
+    return f"{name} (line{'s' if len(lines) > 1 else ''} {', '.join(map(str, lines))})"

@@ -1,0 +1,83 @@
+"""A file -> its text, and the errors that point into it.
+
+Errors carry file:line, and never a piece of the text: any of it may be a key in the wrong place.
+"""
+# Paths as plain strings: this is loaded on every start, and pathlib costs more than all of it.
+# ruff: noqa: PTH116, PTH123
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from typing import NoReturn
+
+from .errors import ConfigError
+
+LARGEST = 64 * 1024  # bytes; a real file has one or two thousand
+
+
+def fail(file: str, line: int, what: str) -> NoReturn:
+    """Ends with one sentence that has file:line. `from None`: the error before it may quote the text."""
+    raise ConfigError(f"{shown(file)}:{line}: {what}") from None
+
+
+def shown(path: str) -> str:
+    """A path as a message shows it: on one line, whatever bytes are in it."""
+    return "".join(char if char.isprintable() else "?" for char in path)
+
+
+def read(path: str, missing: str) -> tuple[str, int]:
+    """The text of a small regular file, and its mode. The only place where file contents are read."""
+    data, mode = _bytes(path, missing)
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        fail(path, line, "not UTF-8 text, but binary or another encoding: save it as plain UTF-8")
+    # Windows editors put a byte order mark first and carriage returns before each line's end.
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n")
+    _refuse_control_characters(path, text)
+    return text, mode
+
+
+def _bytes(path: str, missing: str) -> tuple[bytes, int]:
+    where = shown(path)
+    try:
+        # Before open(), which would wait at a FIFO, and set things going in some devices.
+        status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
+            raise ConfigError(f"{where}: a folder, not a file: name one of the files in it")
+        if not stat.S_ISREG(status.st_mode):
+            raise ConfigError(f"{where}: not a regular file: put the configuration in one")
+        with open(path, "rb") as file:
+            data = file.read(LARGEST + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        raise ConfigError(missing) from None
+    except PermissionError:
+        raise ConfigError(f"{where}: no permission to read it: correct its owner or mode") from None
+    except (OSError, ValueError):  # ValueError: a NUL in the name
+        raise ConfigError(f"{where}: cannot be read: check the path and the volume it is on") from None
+    if len(data) > LARGEST or status.st_size > LARGEST:
+        raise ConfigError(f"{where}: larger than 64 KiB, so no WireGuard configuration: name the right file")
+    return data, status.st_mode
+
+
+def _refuse_control_characters(file: str, text: str) -> None:
+    """No NUL (a binary file), and nothing by which a line looks different from what it says."""
+    line = 1
+    for char in text:
+        if char == "\n":
+            line += 1
+        elif char == "\0":
+            fail(file, line, "a binary file (it has NUL bytes): name a configuration in plain UTF-8 text")
+        elif (char < " " and char != "\t") or "\x7f" <= char <= "\x9f":
+            fail(file, line, "a control character: delete it, or write the line anew in a text editor")
+
+
+def lines(text: str) -> Iterator[tuple[int, str]]:
+    """The lines that say something, counted from 1, without comments: "#" begins one anywhere (wg(8))."""
+    for line, whole in enumerate(text.split("\n"), 1):
+        content = whole.partition("#")[0].strip(" \t")
+        if content:
+            yield line, content
