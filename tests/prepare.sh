@@ -23,6 +23,6 @@ stamp=.venv/.prepared
 if [ ! -e "$stamp" ] || [ pyproject.toml -nt "$stamp" ] || [ constraints.txt -nt "$stamp" ]; then
 	# Debian's python3 has venv only with python3-venv; a Python built from source has it at once.
 	python3 -m venv .venv 2>/dev/null || { rm -rf .venv; python3 -m pip install -q --user --break-system-packages virtualenv; python3 -m virtualenv -q .venv; }
-	.venv/bin/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	.venv/bin/pip install -q --disable-pip-version-check -c constraints.txt --config-settings editable_mode=compat -e '.[dev]'
 	touch "$stamp"
 fi

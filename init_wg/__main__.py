@@ -1,0 +1,38 @@
+"""The command line. `up` and `lockdown` seal the pod before anything else is even imported."""
+
+from __future__ import annotations
+
+import sys
+
+_WORDS = ("up", "lockdown", "check", "status", "down")
+
+
+def main() -> None:
+    """Entry point of `init-wg` and `python -m init_wg`; exits with the codes of init_wg.errors."""
+    arguments = sys.argv[1:]
+    word = arguments[0] if arguments and arguments[0] in _WORDS else "up" if not arguments else ""
+    status = _sealed(word) if word in ("up", "lockdown") and len(arguments) <= 1 else None
+    if status is None:
+        from init_wg import cli
+
+        status = cli.run(arguments)
+    sys.exit(status)
+
+
+def _sealed(word: str) -> int | None:
+    """Lock down first. An exit status when that was all, or when it failed; None to go on."""
+    from init_wg import lockdown
+    from init_wg.errors import InitWgError
+
+    try:
+        lockdown.seal()
+    except InitWgError as error:
+        from init_wg import log
+
+        log.error(str(error))
+        return error.exit_code
+    return 0 if word == "lockdown" else None
+
+
+if __name__ == "__main__":
+    main()

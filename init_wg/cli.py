@@ -1,0 +1,112 @@
+"""The commands behind the command line, each from arguments to an exit status."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from init_wg import __version__, log
+from init_wg.errors import DONE, ConfigError, InitWgError, KernelError, VerifyError
+
+USAGE = """\
+usage: init-wg [COMMAND]
+
+  up [--server NAME]   seal the pod, set up the tunnel, verify, exit (without a command: up)
+  lockdown             only seal the pod
+  check                what differs from what should be there (exit status 5: something does)
+  check FILE           is this configuration file right, and what would it set up? Needs no privilege
+  status [--json]      what is there now
+  down                 take everything away: the pod is open then
+  --version, --help
+
+exit status: 0 done; 2 wrong configuration or usage; 3 the kernel or a permission said no;
+             4 no handshake in time; 5 applied but read back different
+settings come from the environment; the README lists them
+"""
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command. Every failure ends in one line on stderr that says what to do."""
+    try:
+        return _run(arguments)
+    except InitWgError as error:
+        log.error(str(error))
+        return error.exit_code
+    except OSError as error:
+        from init_wg.netlink import describe
+
+        log.error(describe(error))
+        return KernelError.exit_code
+    except KeyboardInterrupt:
+        log.error("interrupted; what the kill-switch holds stays held")
+        return 130
+
+
+def _run(arguments: list[str]) -> int:
+    match arguments or ["up"]:
+        case ["up"]:
+            return _up(None)
+        case ["up", "--server", name]:
+            return _up(name)
+        case ["lockdown"]:
+            return DONE
+        case ["check"]:
+            return _check()
+        case ["check", path]:
+            return _check_file(path)
+        case ["status"]:
+            return _status(as_json=False)
+        case ["status", "--json"]:
+            return _status(as_json=True)
+        case ["down"]:
+            return _down()
+        case ["--version"]:
+            print(f"init-wg {__version__}")
+        case ["--help" | "-h" | "help"]:
+            print(USAGE, end="")
+        case _:
+            sys.stderr.write(USAGE)
+            raise ConfigError(f"usage: {' '.join(arguments)[:80]!a} is no command of init-wg")
+    return DONE
+
+
+def _up(server: str | None) -> int:
+    from init_wg import reconcile, settings
+
+    reconcile.up(settings.read(os.environ), os.environ, server)
+    return DONE
+
+
+def _check() -> int:
+    from init_wg import reconcile, settings
+
+    steps = reconcile.check(settings.read(os.environ), os.environ)
+    for step in steps:
+        print(step)
+    if steps:
+        raise VerifyError(f"{len(steps)} difference(s): run init-wg up to mend them")
+    print("everything is as it should be")
+    return DONE
+
+
+def _check_file(path: str) -> int:
+    from init_wg import config, report
+
+    print(report.preview(config.load(path)))
+    return DONE
+
+
+def _status(*, as_json: bool) -> int:
+    from init_wg import report, settings
+
+    facts = report.status(settings.read(os.environ), os.environ)
+    print(report.as_json(facts) if as_json else report.as_text(facts))
+    return DONE
+
+
+def _down() -> int:
+    from init_wg import reconcile, settings
+
+    reconcile.down(settings.read(os.environ))
+    log.warning("everything is taken away: this pod's traffic is not protected any more")
+    return DONE

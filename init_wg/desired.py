@@ -1,0 +1,220 @@
+"""(Settings, Tunnel, Pod) -> State: what must be there. Pure; the design in one file."""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+from typing import TYPE_CHECKING, NamedTuple
+
+from init_wg import killswitch, networks
+from init_wg import pod as pods
+from init_wg.state import (
+    DEFAULT,
+    DEFAULT_TABLE,
+    FWMARK,
+    INET,
+    INET6,
+    IPV6_METRIC,
+    LOCAL_TABLE,
+    MAIN_TABLE,
+    PASS_MARK,
+    PREFERENCE_KERNEL_DEFAULT,
+    PREFERENCE_KERNEL_MAIN,
+    PREFERENCE_MAIN,
+    PREFERENCE_REPLY,
+    PREFERENCE_TUNNEL,
+    PROTOCOL,
+    SCOPE_LINK,
+    TABLE,
+    UNREACHABLE_METRIC,
+    Address,
+    Device,
+    Link,
+    Peer,
+    Route,
+    Rule,
+    State,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from init_wg.config import Tunnel
+    from init_wg.networks import Network
+    from init_wg.pod import Pod
+    from init_wg.settings import Settings
+
+#: Outer IPv6 header 40, UDP 8, WireGuard 16 + 16 (whitepaper, section 5.4.6).
+OVERHEAD = 80
+MINIMUM_IPV6_MTU = 1280  # RFC 8200, section 5
+
+
+class Circumstances(NamedTuple):
+    """What is known only at run time.
+
+    kind: the interface to want, "wireguard" or "tun". endpoints: public key -> address and port, resolved.
+    families: those that the pod's kernel has switched on. gate: the kernel has the egress hook.
+    """
+
+    kind: str
+    endpoints: dict[str, tuple[str, int]]
+    families: tuple[int, ...]
+    gate: bool
+    bypass: tuple[Network, ...]
+    hole: killswitch.Hole | None = None
+
+
+def state(settings: Settings, tunnel: Tunnel, pod: Pod, now: Circumstances) -> State:
+    """Everything that has to be there for the pod to be sealed and tunnelled."""
+    return State(
+        link=Link(settings.interface, now.kind, _mtu(tunnel, pod), up=True),
+        device=_device(tunnel, now.endpoints),
+        addresses=frozenset(
+            Address(_family(a.version), str(a.ip), a.network.prefixlen)
+            for a in tunnel.addresses
+            if _family(a.version) in now.families
+        ),
+        routes=frozenset(_routes(settings, tunnel, pod, now)),
+        rules=frozenset(rule for family in now.families for rule in _rules(family, pod)),
+        ruleset=killswitch.opened(policy(settings, tunnel, pod, now)) if settings.kill_switch else "",
+    )
+
+
+def nothing(have: State) -> State:
+    """What is left when all that is ours is taken away."""
+    ours = (PREFERENCE_REPLY, PREFERENCE_MAIN, PREFERENCE_TUNNEL)
+    return State(
+        link=None,
+        device=None,
+        addresses=frozenset(),
+        routes=frozenset(r for r in have.routes if r.table == MAIN_TABLE and r.protocol != PROTOCOL),
+        rules=frozenset(rule for rule in have.rules if rule.preference not in ours),
+        ruleset="",
+    )
+
+
+def policy(settings: Settings, tunnel: Tunnel, pod: Pod, now: Circumstances) -> killswitch.Policy:
+    """What the kill-switch's text depends on. IPv6 stays closed where the tunnel has no IPv6 address."""
+    link_local = [ip_network("fe80::/10"), ip_network("ff02::/16")]
+    on_link = [a.network for a in pod.addresses if a.version == 6]
+    gateway = pod.defaults[INET6].gateway if INET6 in pod.defaults else None
+    near = [ip_network(gateway)] if gateway else []
+    return killswitch.Policy(
+        tunnel=settings.interface,
+        uplink=pod.uplink,
+        links=pod.links if now.gate else (),
+        tunnel_addresses=_hosts(a.ip for a in tunnel.addresses if _family(a.version) in now.families),
+        pod_addresses=_hosts(a.ip for a in pod.addresses),
+        endpoints=tuple(sorted(set(now.endpoints.values()))),
+        bypass=networks.spelled(now.bypass),
+        neighbours=networks.spelled([*link_local, *on_link, *near]),
+        input_ports=settings.input_ports,
+        resolve_anywhere=settings.dns_mode == "cluster" or not settings.dns_config,
+        hole=now.hole,
+    )
+
+
+def _mtu(tunnel: Tunnel, pod: Pod) -> int:
+    if tunnel.mtu:
+        return tunnel.mtu
+    ipv6 = any(address.version == 6 for address in tunnel.addresses)
+    return max(pod.mtu - OVERHEAD, MINIMUM_IPV6_MTU if ipv6 else 0)
+
+
+def _device(tunnel: Tunnel, endpoints: dict[str, tuple[str, int]]) -> Device:
+    return Device(
+        private_key=tunnel.private_key,
+        listen_port=tunnel.listen_port,
+        fwmark=FWMARK,
+        peers=frozenset(
+            Peer(
+                public_key=peer.public_key,
+                preshared_key=peer.preshared_key,
+                endpoint=endpoints.get(peer.public_key),
+                allowed_ips=frozenset(map(str, peer.allowed_ips)),
+                keepalive=peer.keepalive,
+            )
+            for peer in tunnel.peers
+        ),
+    )
+
+
+def _rules(family: int, pod: Pod) -> Iterator[Rule]:
+    """In the order in which the kernel asks them. Those of the kernel itself belong to the State too: without
+    them nothing is delivered, or the tunnel's own packets find no way."""
+    yield Rule(family, 0, LOCAL_TABLE)
+    # Replies go back the way the request came, and strict rp_filter finds the pod's address on the uplink.
+    if family == INET:
+        for address in pod.addresses:
+            if address.version == 4:
+                yield Rule(family, PREFERENCE_REPLY, MAIN_TABLE, source=str(address.ip))
+    else:
+        # By mark, not by address: see killswitch._replies.
+        yield Rule(family, PREFERENCE_REPLY, MAIN_TABLE, mark=PASS_MARK)
+    # All that is more specific than a default route: the pod's networks and the bypass.
+    yield Rule(family, PREFERENCE_MAIN, MAIN_TABLE, suppress_prefix_length=0)
+    # Everything that is not WireGuard's own goes into the tunnel.
+    yield Rule(family, PREFERENCE_TUNNEL, TABLE, mark=FWMARK, invert=True)
+    yield Rule(family, PREFERENCE_KERNEL_MAIN, MAIN_TABLE)
+    if family == INET:
+        yield Rule(family, PREFERENCE_KERNEL_DEFAULT, DEFAULT_TABLE)
+
+
+def _routes(settings: Settings, tunnel: Tunnel, pod: Pod, now: Circumstances) -> Iterator[Route]:
+    kept = [route for route in pod.routes if not pods.is_stray(route, pod) or _named(route, now.bypass)]
+    yield from kept
+    yield from pods.record(kept, pod.uplink)
+    tunnelled = {_family(address.version) for address in tunnel.addresses}
+    for family in now.families:
+        metric = IPV6_METRIC if family == INET6 else 0
+        # With wg0 gone, or the firewall flushed: "no route to host", instead of main's default route.
+        yield Route(family, TABLE, DEFAULT[family], None, kind="unreachable", metric=UNREACHABLE_METRIC)
+        if family in tunnelled:
+            scope = SCOPE_LINK if family == INET else 0
+            yield Route(family, TABLE, DEFAULT[family], settings.interface, metric=metric, scope=scope)
+        yield from _inside(settings.interface, tunnel, kept, family, metric)
+        if default := pod.defaults.get(family):
+            there = {route.destination for route in kept}
+            for network in now.bypass:
+                if _family(network.version) == family and str(network) not in there:
+                    yield _beside(str(network), default, metric)
+
+
+def _beside(destination: str, default: Route, metric: int) -> Route:
+    """The way that the default route goes, for one network: same gateway, device, source and flags."""
+    return Route(
+        default.family,
+        MAIN_TABLE,
+        destination,
+        default.device,
+        gateway=default.gateway,
+        source=default.source,
+        metric=metric,
+        scope=default.scope,
+        onlink=default.onlink,
+    )
+
+
+def _inside(interface: str, tunnel: Tunnel, kept: list[Route], family: int, metric: int) -> Iterator[Route]:
+    """A resolver in the tunnel, where one of the pod's own networks covers it: its own route is more specific."""
+    for address in tunnel.dns:
+        if _family(address.version) == family and any(
+            route.kind == "unicast" and "/0" not in route.destination and networks.covers(net, address)
+            for route in kept
+            for net in (ip_network(route.destination),)
+        ):
+            scope = SCOPE_LINK if family == INET else 0
+            host = f"{address}/{address.max_prefixlen}"
+            yield Route(family, MAIN_TABLE, host, interface, metric=metric, scope=scope)
+
+
+def _named(route: Route, bypass: tuple[Network, ...]) -> bool:
+    network = ip_network(route.destination)
+    return any(network.version == n.version and network.subnet_of(n) for n in bypass)  # type: ignore[arg-type]
+
+
+def _hosts(addresses: Iterator[networks.Address]) -> tuple[str, ...]:
+    return tuple(str(address) for address in sorted(set(addresses), key=lambda a: (a.version, int(a))))
+
+
+def _family(version: int) -> int:
+    return INET if version == 4 else INET6

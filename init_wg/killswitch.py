@@ -1,0 +1,211 @@
+"""What may leave the pod, as nftables text: the file a security reviewer reads.
+
+Pure text, in nft's own spelling, so that `nft --stateless list` returns it byte for byte and drift is text
+inequality. Two tables, always loaded together in one transaction:
+
+  inet init_wg    decides. Its output chain drops by policy and stamps what it lets pass to the uplink.
+  netdev init_wg  the egress gate (kernel 5.16): sees every frame that leaves a link, also those that never
+                  meet the output hook (AF_PACKET). No stamp, no WireGuard: dropped. If the first table is
+                  deleted, nothing is stamped any more, and the gate closes.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+NAME = "init_wg"
+# state.FWMARK and state.PASS_MARK, spelled as nft prints them; a unit test holds them together. Not imported:
+# the lockdown loads this module before anything else.
+_FWMARK, _PASS = "0x0000ca6c", "0x0000ca6d"
+# Docker's embedded resolver: it answers from the host's network, where no rule of the pod reaches.
+_DOCKER_DNS = "127.0.0.11"
+# The four message types of the WireGuard protocol (whitepaper, section 5.4): a type byte and three zero bytes.
+_WIREGUARD_MESSAGE = "@th,64,32 { 0x1000000, 0x2000000, 0x3000000, 0x4000000 }"
+
+
+class Hole(NamedTuple):
+    """The way out for one DNS query: to these resolvers, from this UDP source port, and only with our mark."""
+
+    resolvers: tuple[str, ...]
+    source_port: int
+
+
+class Policy(NamedTuple):
+    """All that the rules depend on. Addresses and networks are text; networks are sorted and disjoint.
+
+    links: every interface but the loopback and the tunnel; the gate watches them (none: no egress hook).
+    neighbours: where IPv6 neighbour discovery may go beyond link-local (on-link networks, the gateway).
+    """
+
+    tunnel: str
+    uplink: str
+    links: tuple[str, ...]
+    tunnel_addresses: tuple[str, ...]
+    pod_addresses: tuple[str, ...]
+    endpoints: tuple[tuple[str, int], ...]
+    bypass: tuple[str, ...]
+    neighbours: tuple[str, ...]
+    input_ports: tuple[int, ...]
+    resolve_anywhere: bool
+    hole: Hole | None = None
+
+
+def sealed(links: Iterable[str]) -> str:
+    """The lockdown: nothing leaves and nothing enters but through the loopback."""
+    output = ['oif "lo" accept', "jump refuse"]
+    tables = _inet([], output, ['iif "lo" accept'])
+    return tables + _gate(tuple(links), [])
+
+
+def sealed_for_query(links: Iterable[str], hole: Hole) -> str:
+    """The lockdown with the one hole through which an endpoint's name is resolved."""
+    outgoing, incoming = _query(hole)
+    output = [*outgoing, 'oif "lo" accept', "jump refuse"]
+    tables = _inet([], output, [*incoming, 'iif "lo" accept'])
+    return tables + _gate(tuple(links), [])
+
+
+def opened(policy: Policy) -> str:
+    """Only the tunnel, its own packets, replies to connections that came in, and the bypass networks."""
+    return _inet(_replies(policy), _output(policy), _input(policy)) + _gate(policy.links, _wireguard(policy, ""))
+
+
+def replacement(ruleset: str) -> str:
+    """The text that puts `ruleset` in place of whatever is there: one transaction, no instant without rules."""
+    families = [family for family in ("inet", "netdev") if f"table {family} {NAME} {{" in ruleset]
+    return removal(families) + ruleset
+
+
+def removal(families: Iterable[str] = ("inet", "netdev")) -> str:
+    """Delete our tables, whether they are there or not: `table` first creates what `delete` then finds."""
+    return "".join(f"table {family} {NAME}\ndelete table {family} {NAME}\n" for family in families)
+
+
+def _output(policy: Policy) -> list[str]:
+    """The order matters: what is refused by name stands before the wider rule that would accept it."""
+    tunnel, uplink = f'oifname "{policy.tunnel}"', f'oifname "{policy.uplink}"'
+    names = "meta l4proto { tcp, udp } th dport { 53, 853 } jump refuse"
+    rules = _query(policy.hole)[0] if policy.hole else []
+    if not policy.resolve_anywhere:
+        rules.append(f"ip daddr {_DOCKER_DNS} jump refuse")
+    rules.append('oif "lo" accept')
+    # Only with the tunnel's own source: a packet of the pod's address in the tunnel would come back elsewhere.
+    rules += [f"{tunnel} {match} accept" for match in _by_family("saddr", policy.tunnel_addresses)]
+    rules += [f"{rule} accept" for rule in _wireguard(policy, f"{uplink} ")]
+    # Replies to connections that came in. Never `ct state established`: with a rule or a route lost, that would
+    # let every established flow of the tunnel out in clear.
+    for match in _by_family("daddr", policy.pod_addresses):
+        # IPv6 replies were re-routed by their mark, and this chain still sees the device from before that.
+        device = f"{uplink} " if match.startswith("ip ") else ""
+        rules.append(f"{device}ct direction reply ct original {match} {_STAMP}")
+    rules.append(
+        f"{uplink} icmpv6 type {{ nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert }} ip6 hoplimit 255 "
+        f"ip6 daddr {_set(policy.neighbours)} {_STAMP}"
+    )
+    if not policy.resolve_anywhere:
+        rules.append(names)
+    rules += [f"{uplink} {match} {_STAMP}" for match in _by_family("daddr", policy.bypass)]
+    return [*rules, "jump refuse"]
+
+
+_STAMP = f"meta mark set {_PASS} accept"
+
+
+def _replies(policy: Policy) -> list[str]:
+    """IPv6 replies find the way home by a mark: `from <pod address>` would also catch the second look-up
+    that IPv6 makes, with a source it chose itself, when the first one failed."""
+    matches = [match for match in _by_family("daddr", policy.pod_addresses) if match.startswith("ip6")]
+    return [f"ct direction reply ct original {match} meta mark set {_PASS}" for match in matches]
+
+
+def _wireguard(policy: Policy, device: str) -> list[str]:
+    """WireGuard's own packets: by mark and address and port and form. A mark alone proves nothing: an
+    application with CAP_NET_RAW may set any (since Linux 5.17)."""
+    return [
+        f"{device}meta mark {_FWMARK} {_family(address)} daddr {address} udp dport {port} {_WIREGUARD_MESSAGE}"
+        for address, port in policy.endpoints
+    ]
+
+
+def _input(policy: Policy) -> list[str]:
+    tunnel, uplink = f'iifname "{policy.tunnel}"', f'iifname "{policy.uplink}"'
+    rules = _query(policy.hole)[1] if policy.hole else []
+    rules += ['iif "lo" accept', f"{tunnel} ct state established,related accept"]
+    if policy.input_ports:
+        rules.append(f"{tunnel} meta l4proto {{ tcp, udp }} th dport {_set(map(str, policy.input_ports))} accept")
+    # To the tunnel's addresses, but not through the tunnel: CVE-2019-14899.
+    rules += [f"{match} drop" for match in _by_family("daddr", policy.tunnel_addresses)]
+    rules.append(f"{uplink} ct direction reply accept")
+    rules += [f"{uplink} {_family(a)} saddr {a} udp sport {port} accept" for a, port in policy.endpoints]
+    # A flow from before the lockdown: its server goes on sending, conntrack would take that for a connection that
+    # came in, and what the pod answers for a reply. In mid-stream TCP, and UDP to a port that clients use
+    # (net.ipv4.ip_local_port_range), only the bypass networks may begin.
+    rules.append(f"{uplink} ct state new tcp flags != syn / fin,syn,rst,ack counter drop")
+    rules += [f"{uplink} {match} accept" for match in _by_family("saddr", policy.bypass)]
+    rules.append(f"{uplink} ct state new udp dport 32768-65535 counter drop")
+    return [*rules, f"{uplink} accept"]
+
+
+def _query(hole: Hole) -> tuple[list[str], list[str]]:
+    """Out and back. The original port: Docker's own rules have changed 53 to another before we see it."""
+    outgoing = [
+        f"meta mark {_FWMARK} {match} udp sport {hole.source_port} ct original proto-dst 53 {_STAMP}"
+        for match in _by_family("daddr", hole.resolvers)
+    ]
+    incoming = [
+        f"{match} udp dport {hole.source_port} ct direction reply accept"
+        for match in _by_family("saddr", hole.resolvers)
+    ]
+    return outgoing, incoming
+
+
+def _inet(replies: list[str], output: list[str], inbound: list[str]) -> str:
+    chains = [
+        ("refuse", "", ["meta l4proto tcp counter reject with tcp reset", "counter reject with icmpx admin-prohibited"])
+    ]
+    if replies:
+        chains.append(("replies", "type route hook output priority mangle; policy accept;", replies))
+    chains += [
+        ("output", "type filter hook output priority filter; policy drop;", output),
+        ("input", "type filter hook input priority filter; policy drop;", inbound),
+        ("forward", "type filter hook forward priority filter; policy drop;", []),
+    ]
+    return _table("inet", chains)
+
+
+def _gate(links: tuple[str, ...], wireguard: list[str]) -> str:
+    if not links:
+        return ""
+    devices = f'device "{links[0]}"' if len(links) == 1 else f"devices = {{ {', '.join(links)} }}"
+    rules = ["ether type arp accept", f"meta mark {_PASS} accept", *(f"{rule} accept" for rule in wireguard), "counter"]
+    chain = ("egress", f"type filter hook egress {devices} priority filter; policy drop;", rules)
+    return _table("netdev", [chain])
+
+
+def _table(family: str, chains: list[tuple[str, str, list[str]]]) -> str:
+    bodies = [
+        "\n".join([f"\tchain {name} {{", *(f"\t\t{line}" for line in [hook, *rules] if line), "\t}\n"])
+        for name, hook, rules in chains
+    ]
+    return f"table {family} {NAME} {{\n" + "\n".join(bodies) + "}\n"
+
+
+def _by_family(field: str, values: Iterable[str]) -> list[str]:
+    """One match per family: `ip daddr { ... }` and `ip6 daddr { ... }`, only for what is there."""
+    values = tuple(values)
+    families = [(word, [v for v in values if _family(v) == word]) for word in ("ip", "ip6")]
+    return [f"{word} {field} {_set(members)}" for word, members in families if members]
+
+
+def _set(members: Iterable[str]) -> str:
+    """nft prints a set of one without braces."""
+    listed = list(members)
+    return listed[0] if len(listed) == 1 else f"{{ {', '.join(listed)} }}"
+
+
+def _family(address: str) -> str:
+    return "ip6" if ":" in address else "ip"

@@ -1,0 +1,48 @@
+"""The one place that runs nft."""
+
+from __future__ import annotations
+
+from init_wg import killswitch, process
+from init_wg.errors import KernelError
+
+_INET, _NETDEV = (f"list table {family} {killswitch.NAME}\n" for family in ("inet", "netdev"))
+
+
+def load(text: str) -> None:
+    """Load a text in one transaction: all of it or nothing. Raises KernelError with nft's own words."""
+    ended = _nft(("-f", "-"), text)
+    if ended.status:
+        raise KernelError(f"nft refuses the kill-switch: {_first_line(ended.stderr)}")
+
+
+def listing() -> str:
+    """Our tables as nft prints them, without counters; "" when neither is there."""
+    ended = _nft(("--stateless", "-f", "-"), _INET + _NETDEV)
+    if ended.status == 0:
+        return ended.stdout
+    # One of the two is missing, and nft then lists neither.
+    return "".join(_nft(("--stateless", "-f", "-"), question).stdout for question in (_INET, _NETDEV))
+
+
+def refused() -> dict[str, int]:
+    """Packets that the kill-switch refused since it was loaded: {"tcp": ..., "other": ...}."""
+    words = _nft(("list", "chain", "inet", killswitch.NAME, "refuse"), "").stdout.split()
+    packets = [int(words[index + 1]) for index, word in enumerate(words) if word == "packets"]
+    return dict(zip(("tcp", "other"), packets, strict=False))
+
+
+def has_egress_hook(link: str) -> bool:
+    """Does the kernel (5.16 and later) let us watch what leaves a link? Asked without changing anything."""
+    return _nft(("--check", "-f", "-"), killswitch.sealed((link,))).status == 0
+
+
+def _nft(arguments: tuple[str, ...], text: str) -> process.Result:
+    try:
+        return process.run(("nft", *arguments), text)
+    except FileNotFoundError:
+        raise KernelError("nft is not installed: use the image, or install the package nftables") from None
+
+
+def _first_line(text: str) -> str:
+    lines = [line for line in text.splitlines() if line.strip()]
+    return lines[0] if lines else "it gives no reason"

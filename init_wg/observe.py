@@ -1,0 +1,72 @@
+"""The kernel -> State: what is there, in the same type as what is wanted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from init_wg import device, netlink, nft
+from init_wg.state import (
+    DEFAULT_TABLE,
+    INET,
+    INET6,
+    MAIN_TABLE,
+    PREFERENCE_KERNEL_DEFAULT,
+    PREFERENCE_KERNEL_MAIN,
+    PREFERENCE_TUNNEL,
+    PROTOCOL,
+    RECORD_TABLE,
+    SCOPE_LINK,
+    TABLE,
+    Link,
+    Route,
+    Rule,
+    State,
+)
+
+if TYPE_CHECKING:
+    from init_wg.netlink import Snapshot
+
+_KERNEL_RULES = frozenset(
+    [Rule(family, PREFERENCE_KERNEL_MAIN, MAIN_TABLE) for family in (INET, INET6)]
+    + [Rule(INET, PREFERENCE_KERNEL_DEFAULT, DEFAULT_TABLE)]
+)
+
+
+class Observation(NamedTuple):
+    """One look at the pod: the raw snapshot, the State in it, and the sessions by public key."""
+
+    kernel: Snapshot
+    state: State
+    traffic: dict[str, device.Traffic]
+
+
+def observe(kernel: netlink.Socket, interface: str) -> Observation:
+    """Read everything that decides where packets go. Raises OSError and KernelError."""
+    snapshot = netlink.snapshot(kernel)
+    found = next((i for i in snapshot.interfaces if i.name == interface), None)
+    reading = device.read(interface, found.kind) if found else None
+    state = State(
+        link=Link(interface, found.kind, found.mtu, found.up) if found else None,
+        device=reading.device if reading else None,
+        addresses=frozenset(
+            entry.address for entry in snapshot.addresses if found and entry.link == found.number and _counts(entry)
+        ),
+        routes=frozenset(route for route in snapshot.routes if _concerns(route, interface)),
+        rules=frozenset(
+            rule for rule in snapshot.rules if rule.preference <= PREFERENCE_TUNNEL or rule in _KERNEL_RULES
+        ),
+        ruleset=nft.listing(),
+    )
+    return Observation(snapshot, state, reading.traffic if reading else {})
+
+
+def _counts(entry: netlink.InterfaceAddress) -> bool:
+    """The kernel gives a tun device an IPv6 link-local address by itself; nothing can be reached by it."""
+    return entry.scope != SCOPE_LINK
+
+
+def _concerns(route: Route, interface: str) -> bool:
+    """Our tables whole; of main what is ours, or leads past the tunnel."""
+    if route.table in (TABLE, RECORD_TABLE):
+        return True
+    return route.table == MAIN_TABLE and (route.protocol == PROTOCOL or route.device != interface)
