@@ -25,13 +25,9 @@ Ctrl-C takes everything down."""
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.lab", description="A WireGuard lab of network namespaces."
-    )
+    parser = argparse.ArgumentParser(prog="python -m tests.lab", description="A WireGuard lab of network namespaces.")
     parser.add_argument("--rp-filter", type=int, choices=(0, 1, 2), default=2, help="in the pod (default: 2)")
-    parser.add_argument(
-        "--on-link-gateway", action="store_true", help="a /32 and 169.254.1.1, as Calico does it"
-    )
+    parser.add_argument("--on-link-gateway", action="store_true", help="a /32 and 169.254.1.1, as Calico does it")
     parser.add_argument("--flannel", action="store_true", help="10.42.0.0/16 via the gateway too")
     parser.add_argument("--mtu", type=int, default=1500, help="of the pod's uplink (default: 1500)")
     parser.add_argument("--no-tunnel-ipv6", action="store_true", help="the configuration has no IPv6 address")

@@ -54,6 +54,7 @@ WIREGUARD_PORT = 51820
 MARK = 51820
 
 HTTP, ECHO, STREAM, PUSH = 80, 7, 9000, 9001  # the web host's ports
+PREOPENED = 9003  # one more stream, so that a bare ACK tells which probe it belongs to
 PROBE_PORTS = range(
     8001, 8033
 )  # more http ports of the web host: one per kind of TCP probe, so that a SYN tells who sent it
@@ -216,9 +217,7 @@ class Member:
                 file.seek(0)
                 texts.append(file.read().decode(errors="replace"))
         if check and code:
-            raise LabError(
-                f"{self.name}: {' '.join(map(str, argv))}: exit {code}\n{texts[0]}{texts[1]}".rstrip()
-            )
+            raise LabError(f"{self.name}: {' '.join(map(str, argv))}: exit {code}\n{texts[0]}{texts[1]}".rstrip())
         return subprocess.CompletedProcess(list(map(str, argv)), code, *texts)
 
     def ok(self, argv: Sequence[str | Path]) -> bool:
@@ -454,9 +453,7 @@ class Lab:
                 member.sysctl(ipv4__conf__all__rp_filter=0, ipv4__conf__default__rp_filter=0)
         for router in (self.node, self.provider, self.provider2):
             router.sysctl(ipv4__ip_forward=1, ipv6__conf__all__forwarding=1)
-        self.pod.sysctl(
-            ipv4__conf__all__rp_filter=self.rp_filter, ipv4__conf__default__rp_filter=self.rp_filter
-        )
+        self.pod.sysctl(ipv4__conf__all__rp_filter=self.rp_filter, ipv4__conf__default__rp_filter=self.rp_filter)
         self.pod.sysctl(ipv4__ping_group_range="0 0")
         if not self.pod_ipv6:
             self.pod.sysctl(ipv6__conf__all__disable_ipv6=1, ipv6__conf__default__disable_ipv6=1)
@@ -485,11 +482,7 @@ class Lab:
             netns=internet,
         )
         for guest in guests:
-            extra = (
-                [f"address add {address} dev eth0" for address in PUBLIC_DNS.values()]
-                if guest is self.web
-                else []
-            )
+            extra = [f"address add {address} dev eth0" for address in PUBLIC_DNS.values()] if guest is self.web else []
             ip_batch(
                 "link set lo up",
                 "link set eth0 up",
@@ -545,11 +538,7 @@ class Lab:
             "link set lo up",
             "link set eth0 up",
             f"address add {self.pod.addresses[4]}/{pod_prefix[4]} dev eth0",
-            *(
-                [f"address add {self.pod.addresses[6]}/{pod_prefix[6]} dev eth0 nodad"]
-                if self.pod_ipv6
-                else []
-            ),
+            *([f"address add {self.pod.addresses[6]}/{pod_prefix[6]} dev eth0 nodad"] if self.pod_ipv6 else []),
             *([f"route add {self.gateway(4)} dev eth0 scope link"] if on_link else []),
             *(f"route add default via {self.gateway(family)} dev eth0" for family in self.families),
             *(
@@ -571,9 +560,7 @@ class Lab:
             file.touch(mode=0o600)
             file.write_bytes(secret)
             public = (
-                subprocess.run(["wg", "pubkey"], input=secret, capture_output=True, check=True)
-                .stdout.decode()
-                .strip()
+                subprocess.run(["wg", "pubkey"], input=secret, capture_output=True, check=True).stdout.decode().strip()
             )
             if owner == "pod":
                 self.pod_key = public
@@ -592,11 +579,8 @@ class Lab:
             start(provider, *(f"dns:[{address}]:53" for address in TUNNEL_DNS.values()))
         ports = [f"http:[{a}]:{port}" for a in web.values() for port in (HTTP, *PROBE_PORTS)]
         dns = [f"dns:[{address}]:53" for address in PUBLIC_DNS.values()]
-        more = [
-            f"{what}:[{a}]:{p}"
-            for a in web.values()
-            for what, p in (("echo", ECHO), ("stream", STREAM), ("push", PUSH))
-        ]
+        others = (("echo", ECHO), ("stream", STREAM), ("stream", PREOPENED), ("push", PUSH))
+        more = [f"{what}:[{address}]:{port}" for address in web.values() for what, port in others]
         start(self.web, *ports, *dns, *more)
         start(self.node, *(f"dns:[{address}]:53" for address in NODE_DNS.values()))
         start(
@@ -746,9 +730,7 @@ class Lab:
         return all(self.traffic_source(family, timeout) in exits for family in families)
 
     @staticmethod
-    def request(
-        client: Member, address: str, port: int, *, udp: bool = False, timeout: float = 1.0
-    ) -> str | None:
+    def request(client: Member, address: str, port: int, *, udp: bool = False, timeout: float = 1.0) -> str | None:
         """Ask a lab server which address it sees. One deadline for all of it."""
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         deadline = time.monotonic() + timeout

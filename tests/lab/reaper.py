@@ -56,9 +56,7 @@ def remove(prefix: str, folder: Path) -> None:
                 continue
         time.sleep(0.002)  # between two looks: it is the look that counts
     batch = "".join(f"netns del {path.name}\n" for path in names)
-    subprocess.run(
-        ["ip", "-force", "-batch", "-"], input=batch, text=True, stderr=subprocess.DEVNULL, check=False
-    )
+    subprocess.run(["ip", "-force", "-batch", "-"], input=batch, text=True, stderr=subprocess.DEVNULL, check=False)
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -69,11 +69,7 @@ def http(address: str, port: int) -> None:
             if request:
                 client = connection.getpeername()[0]
                 tunnelled = client in os.environ.get("LAB_EXITS", "").split()
-                body = (
-                    json.dumps({"ip": client, "mullvad_exit_ip": tunnelled})
-                    if b"/json" in request
-                    else client
-                )
+                body = json.dumps({"ip": client, "mullvad_exit_ip": tunnelled}) if b"/json" in request else client
                 kind = "application/json" if b"/json" in request else "text/plain"
                 head = f"HTTP/1.0 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {len(body) + 1}\r\n\r\n"
                 connection.send(f"{head}{body}\n".encode())
@@ -257,9 +253,7 @@ def main() -> None:
                 next_push = time.monotonic() + PUSH
                 timeout = PUSH
         for key, _ in selector.select(timeout):
-            if (
-                isinstance(key.fileobj, socket.socket) and key.fileobj.fileno() >= 0
-            ):  # not closed earlier in this round
+            if isinstance(key.fileobj, socket.socket) and key.fileobj.fileno() >= 0:  # not closed earlier in this round
                 key.data()
 
 
