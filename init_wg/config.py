@@ -4,8 +4,7 @@
 whether all of it makes one tunnel. Whatever is wrong ends as one ConfigError of one line, never as half a
 result.
 """
-# Paths as plain strings: this is loaded on every start, and pathlib costs more than all of it.
-# ruff: noqa: PTH110, PTH112, PTH118, PTH119, PTH208
+# Paths are plain strings: this is loaded on every start, and pathlib costs more than all of it.
 
 from __future__ import annotations
 
@@ -68,9 +67,7 @@ def servers(path: str) -> tuple[str, ...]:
     where = wgtext.shown(path) or "(an empty path)"
     try:
         # A Kubernetes Secret is a folder of symlinks into "..data", hence no names with a dot in front.
-        names = sorted(
-            name for name in os.listdir(path) if name.endswith(".conf") and not name.startswith(".")
-        )
+        names = sorted(name for name in os.listdir(path) if name.endswith(".conf") and not name.startswith("."))
     except NotADirectoryError:
         return (path,)
     except FileNotFoundError:
@@ -81,9 +78,7 @@ def servers(path: str) -> tuple[str, ...]:
         raise ConfigError(f"{where}: cannot be listed: check the path and the volume it is on") from None
     found = tuple(file for file in (os.path.join(path, name) for name in names) if not os.path.isdir(file))
     if not found:
-        raise ConfigError(
-            f"{where}: a folder without *.conf: put a WireGuard configuration in it, as in wg0.conf"
-        )
+        raise ConfigError(f"{where}: a folder without *.conf: put a WireGuard configuration in it, as in wg0.conf")
     return found
 
 
@@ -146,9 +141,7 @@ def _addresses(interface: wgfile.Section, path: str) -> tuple[IPv4Interface | IP
     seen: dict[IPv4Address | IPv6Address, int] = {}
     for item in items:
         if item.value.ip in seen:
-            wgtext.fail(
-                file, item.line, f"the same address as in line {seen[item.value.ip]}: keep one of the two"
-            )
+            wgtext.fail(file, item.line, f"the same address as in line {seen[item.value.ip]}: keep one of the two")
         seen[item.value.ip] = item.line
     return tuple(item.value for item in items)
 
@@ -160,9 +153,7 @@ def _refuse_small_mtu(
     mtu = interface.one("MTU")
     if mtu is not None and mtu < LEAST_IPV6_MTU and any(address.version == 6 for address in addresses):
         line = interface.lines("MTU")[0]
-        wgtext.fail(
-            path, line, f"MTU is below {LEAST_IPV6_MTU}, but there is an IPv6 Address: raise it or delete it"
-        )
+        wgtext.fail(path, line, f"MTU is below {LEAST_IPV6_MTU}, but there is an IPv6 Address: raise it or delete it")
 
 
 def _refuse_overlaps(peers: list[wgfile.Section], path: str) -> None:
@@ -171,11 +162,7 @@ def _refuse_overlaps(peers: list[wgfile.Section], path: str) -> None:
     Two networks overlap only if one is within the other, so after sorting, each need only be held against
     the widest before it.
     """
-    owned = [
-        (item.value, number, item.line)
-        for number, peer in enumerate(peers)
-        for item in peer.items["AllowedIPs"]
-    ]
+    owned = [(item.value, number, item.line) for number, peer in enumerate(peers) for item in peer.items["AllowedIPs"]]
     owned.sort(key=lambda one: (one[0].version, one[0]))
     widest, owner, line = owned[0]
     for network, number, own_line in owned[1:]:

@@ -86,7 +86,7 @@ class Section(NamedTuple):
         """The values of a key that may be a list; none when it is absent."""
         return [item.value for item in self.items.get(key, ())]
 
-    def one(self, key: str) -> Any:  # noqa: ANN401  what parse() in KEYS gives
+    def one(self, key: str) -> Any:
         """The value of a key that stands once; None when it is absent."""
         return next(iter(self.all(key)), None)
 
@@ -266,9 +266,7 @@ def _texts(data: dict[str, Any]) -> dict[str, list[str]]:
 def _valued(section: Section, parsed: dict[str, list[str]], file: str) -> Section:
     """The section with wgconfig's texts, and the meaning of each beside it."""
     items = {
-        name: [
-            _read(Item(text, item.line), name, file) for item, text in zip(items, parsed[name], strict=True)
-        ]
+        name: [_read(Item(text, item.line), name, file) for item, text in zip(items, parsed[name], strict=True)]
         for name, items in section.items.items()
     }
     return section._replace(items=items)

@@ -2,8 +2,7 @@
 
 Errors carry file:line, and never a piece of the text: any of it may be a key in the wrong place.
 """
-# Paths as plain strings: this is loaded on every start, and pathlib costs more than all of it.
-# ruff: noqa: PTH116, PTH123
+# Paths are plain strings: this is loaded on every start, and pathlib costs more than all of it.
 
 from __future__ import annotations
 
@@ -30,11 +29,14 @@ def shown(path: str) -> str:
 def read(path: str, missing: str) -> tuple[str, int]:
     """The text of a small regular file, and its mode. The only place where file contents are read."""
     data, mode = _bytes(path, missing)
+    if b"\0" in data:
+        line = data.count(b"\n", 0, data.index(b"\0")) + 1
+        fail(path, line, "NUL bytes, so a binary file or UTF-16: name the right file, or save it as UTF-8")
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        fail(path, line, "not UTF-8 text, but binary or another encoding: save it as plain UTF-8")
+        fail(path, line, "not UTF-8 text: name the right file, or save it as UTF-8")
     # Windows editors put a byte order mark first and carriage returns before each line's end.
     text = text.removeprefix("\ufeff").replace("\r\n", "\n")
     _refuse_control_characters(path, text)
@@ -64,13 +66,11 @@ def _bytes(path: str, missing: str) -> tuple[bytes, int]:
 
 
 def _refuse_control_characters(file: str, text: str) -> None:
-    """No NUL (a binary file), and nothing by which a line looks different from what it says."""
+    """Nothing by which a line looks different from what it says: C0 but tabs and line ends, DEL and C1."""
     line = 1
     for char in text:
         if char == "\n":
             line += 1
-        elif char == "\0":
-            fail(file, line, "a binary file (it has NUL bytes): name a configuration in plain UTF-8 text")
         elif (char < " " and char != "\t") or "\x7f" <= char <= "\x9f":
             fail(file, line, "a control character: delete it, or write the line anew in a text editor")
 

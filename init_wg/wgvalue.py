@@ -19,6 +19,7 @@ from ipaddress import (
 from string import ascii_letters, digits, hexdigits
 
 KEY_LENGTH = 44
+KEY_BYTES = 32
 LABEL = frozenset(ascii_letters + digits + "-_")
 LEAST_MTU = 576
 
@@ -34,17 +35,14 @@ def key(text: str) -> str:
     is how the kernel's interface says "no key".
     """
     if len(text) != KEY_LENGTH:
-        raise BadValueError(
-            f"has {len(text)} characters, a WireGuard key has {KEY_LENGTH}: copy it again, whole"
-        )
+        raise BadValueError(f"has {len(text)} characters, a WireGuard key has {KEY_LENGTH}: copy it again, whole")
     try:
         raw = a2b_base64(text, strict_mode=True)
     except Base64Error:
         raise BadValueError("is not base64, as WireGuard keys are: copy it again, whole") from None
-    if b2a_base64(raw, newline=False).decode() != text:
-        raise BadValueError(
-            "is not exact base64 of 32 bytes, so some character is wrong: copy it again, whole"
-        )
+    # 44 characters can be 33 bytes, or 32 in another spelling.
+    if len(raw) != KEY_BYTES or b2a_base64(raw, newline=False).decode() != text:
+        raise BadValueError("is not exact base64 of 32 bytes, so some character is wrong: copy it again, whole")
     if not any(raw):
         raise BadValueError("is all zeroes, which is a placeholder and no key: put the real one")
     return text
@@ -56,9 +54,7 @@ def address(text: str) -> IPv4Interface | IPv6Interface:
     ip = _usable(_ip(host))
     length = _prefix(prefix, ip) if slash else ip.max_prefixlen
     if length == 0:
-        raise BadValueError(
-            "has the prefix /0, which claims every address: use the one your provider gave, often /32"
-        )
+        raise BadValueError("has the prefix /0, which claims every address: use the one your provider gave, often /32")
     return IPv4Interface(f"{ip}/{length}") if ip.version == 4 else IPv6Interface(f"{ip}/{length}")
 
 
@@ -90,15 +86,11 @@ def endpoint(text: str) -> tuple[str, int]:
     if host.startswith("[") and host.endswith("]"):
         return str(_remote(_ipv6(host[1:-1]))), service
     if ":" in host:
-        raise BadValueError(
-            "has several colons: write an IPv6 address in brackets, as in [2001:db8::1]:51820"
-        )
+        raise BadValueError("has several colons: write an IPv6 address in brackets, as in [2001:db8::1]:51820")
     if _ends_in_number(host):
         return str(_remote(_ipv4(host))), service
     if not _is_name(host):
-        raise BadValueError(
-            "names an impossible host: write an IP address or a host name, a colon and the port"
-        )
+        raise BadValueError("names an impossible host: write an IP address or a host name, a colon and the port")
     return host, service
 
 
@@ -131,9 +123,7 @@ def fwmark(text: str) -> int:
 def table(text: str) -> str:
     """Table: "off", "auto", or the number or name of a routing table (wg-quick(8))."""
     if text.strip(ascii_letters + digits + "_-."):
-        raise BadValueError(
-            "is not 'off', 'auto' or a routing table: delete the line, init-wg uses its own table"
-        )
+        raise BadValueError("is not 'off', 'auto' or a routing table: delete the line, init-wg uses its own table")
     return text
 
 
@@ -186,9 +176,7 @@ def _ipv6(text: str) -> IPv6Address:
 def _usable(ip: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
     """An address that one machine at this or the far end of a tunnel can have."""
     if ip.is_loopback:
-        raise BadValueError(
-            "has a loopback address, which never leaves the pod: use the one your provider gave"
-        )
+        raise BadValueError("has a loopback address, which never leaves the pod: use the one your provider gave")
     if isinstance(ip, IPv6Address) and ip.ipv4_mapped:
         raise BadValueError("has an IPv4 address dressed as IPv6 (::ffff:...): write it as IPv4")
     return _remote(ip)
@@ -197,13 +185,9 @@ def _usable(ip: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
 def _remote(ip: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
     """An address that one machine can have, which 0.0.0.0/8 ("this network", RFC 1122) is not."""
     if ip.is_multicast:
-        raise BadValueError(
-            "has a multicast address, which no single machine can have: use the one your provider gave"
-        )
+        raise BadValueError("has a multicast address, which no single machine can have: use the one your provider gave")
     if ip.is_unspecified or (ip.version == 4 and ip.packed[0] == 0):
-        raise BadValueError(
-            "has an address that means 'none' (0.x.x.x or ::): use the one your provider gave"
-        )
+        raise BadValueError("has an address that means 'none' (0.x.x.x or ::): use the one your provider gave")
     if ip.packed == b"\xff\xff\xff\xff":
         raise BadValueError("has the broadcast address: use the one your provider gave")
     return ip
