@@ -20,6 +20,13 @@ OWN_MARK = 51820
 LEAST_IPV6_MTU = 1280
 READABLE_BY_ALL = 0o004
 
+# What wg-quick would do and init-wg has its own way for.
+IGNORED = {
+    "FwMark": f"init-wg always uses the mark {OWN_MARK}",
+    "Table": "init-wg makes its own routes in its own table",
+    "SaveConfig": "init-wg never writes to the file",
+}
+
 
 class Secret(str):
     """A key that never shows itself: its repr, and so every traceback and log of a structure, is masked."""
@@ -170,11 +177,8 @@ def _refuse_overlaps(peers: list[wgfile.Section], path: str) -> None:
             widest, owner, line = network, number, own_line
         elif number != owner:
             first, second = sorted((line, own_line))
-            wgtext.fail(
-                path,
-                second,
-                f"AllowedIPs overlap those of another peer in line {first}: keep them in one peer",
-            )
+            what = f"AllowedIPs overlap those of another peer in line {first}: keep them in one peer"
+            wgtext.fail(path, second, what)
 
 
 def _notices(interface: wgfile.Section, hooks: dict[str, list[int]], path: str, mode: int) -> list[str]:
@@ -184,15 +188,9 @@ def _notices(interface: wgfile.Section, hooks: dict[str, list[int]], path: str, 
     if hooks:
         named = ", ".join(_with_lines(name, lines) for name, lines in hooks.items())
         found.append(f"{where}: ignored: {named}: init-wg runs no commands, and has a kill-switch of its own")
-    if interface.one("FwMark") not in (None, OWN_MARK):
-        named = _with_lines("FwMark", interface.lines("FwMark"))
-        found.append(f"{where}: ignored: {named}: init-wg always uses the mark {OWN_MARK}")
-    if "Table" in interface.items:
-        named = _with_lines("Table", interface.lines("Table"))
-        found.append(f"{where}: ignored: {named}: init-wg makes its own routes in its own table")
-    if "SaveConfig" in interface.items:
-        named = _with_lines("SaveConfig", interface.lines("SaveConfig"))
-        found.append(f"{where}: ignored: {named}: init-wg never writes to the file")
+    for name, why in IGNORED.items():
+        if name in interface.items and (name, interface.one(name)) != ("FwMark", OWN_MARK):
+            found.append(f"{where}: ignored: {_with_lines(name, interface.lines(name))}: {why}")
     if "Address" in interface.items and os.path.exists(_address_file(path)):
         beside = wgtext.shown(_address_file(path))
         found.append(f"{beside}: ignored: {where} has an Address of its own")

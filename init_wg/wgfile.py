@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from string import digits
 from typing import Any, NamedTuple
 
 from . import wgvalue
@@ -171,7 +170,7 @@ def _repeatable(word: str, value: str) -> str:
 
     A piece of a key nearly always has a digit between letters, and its end ("Zm9v=") has no value.
     """
-    plain = word.isascii() and word.rstrip(digits).isalpha() and len(word) <= LONGEST_NAME
+    plain = word.isascii() and word.rstrip(wgvalue.DIGITS).isalpha() and len(word) <= LONGEST_NAME
     return f" {word}" if plain and value.strip("=") else ""
 
 

@@ -16,11 +16,15 @@ from ipaddress import (
     IPv6Interface,
     IPv6Network,
 )
-from string import ascii_letters, digits, hexdigits
+
+# As in the module `string`, which compiles regular expressions when it is imported.
+DIGITS = "0123456789"
+HEX_DIGITS = DIGITS + "abcdefABCDEF"
+LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 KEY_LENGTH = 44
 KEY_BYTES = 32
-LABEL = frozenset(ascii_letters + digits + "-_")
+LABEL = frozenset(LETTERS + DIGITS + "-_")
 LEAST_MTU = 576
 
 
@@ -70,7 +74,7 @@ def network(text: str) -> IPv4Network | IPv6Network:
 
 def resolver(text: str) -> IPv4Address | IPv6Address | str:
     """One of DNS: an IP address is a server, anything else a search domain; told apart as wg-quick does."""
-    if ":" in text or not text.strip(digits + "."):
+    if ":" in text or not text.strip(DIGITS + "."):
         return _usable(_ip(text))
     if not _is_name(text):
         raise BadValueError("has an entry that is neither an IP address nor a domain name: correct it")
@@ -114,7 +118,7 @@ def fwmark(text: str) -> int:
     if text.lower() == "off":
         return 0
     if text[:2].lower() == "0x":
-        if not 1 <= len(text[2:]) <= 8 or text[2:].strip(hexdigits):
+        if not 1 <= len(text[2:]) <= 8 or text[2:].strip(HEX_DIGITS):
             raise BadValueError("is not a mark of 32 bits: correct it, or delete the line")
         return int(text, 16)
     return _number(text, 0, 0xFFFFFFFF, "'off', a number or 0x and hexadecimal digits")
@@ -122,7 +126,7 @@ def fwmark(text: str) -> int:
 
 def table(text: str) -> str:
     """Table: "off", "auto", or the number or name of a routing table (wg-quick(8))."""
-    if text.strip(ascii_letters + digits + "_-."):
+    if text.strip(LETTERS + DIGITS + "_-."):
         raise BadValueError("is not 'off', 'auto' or a routing table: delete the line, init-wg uses its own table")
     return text
 
@@ -209,4 +213,4 @@ def _is_label(text: str) -> bool:
 def _ends_in_number(text: str) -> bool:
     """Whether resolvers take it for an IPv4 address, even a short or hexadecimal one (inet_aton(3))."""
     last = text.removesuffix(".").rpartition(".")[2].lower()
-    return last.isdigit() or (last.startswith("0x") and not last[2:].strip(hexdigits))
+    return last.isdigit() or (last.startswith("0x") and not last[2:].strip(HEX_DIGITS))

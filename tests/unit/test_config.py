@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import os
+import re
 import stat
 import sys
 import tempfile
@@ -191,6 +192,12 @@ def test_every_key_in_every_spelling() -> None:
     assert second.allowed_ips == (ip_network("192.168.0.0/16"), ip_network("192.168.1.0/24"))
     assert (first.keepalive, second.keepalive) == (0, 65535)
     assert (first.preshared_key, second.preshared_key) == (None, key("a made-up preshared key"))
+    ignored = [re.findall(r"(\w+) \(lines? ([0-9, ]+)\)", notice) for notice in tunnel.notices]
+    assert ignored[:3] == [
+        [("PreUp", "20"), ("PostUp", "21, 22"), ("PreDown", "23"), ("PostDown", "24")],
+        [("Table", "11")],
+        [("SaveConfig", "12")],
+    ]
 
 
 @pytest.mark.parametrize(
