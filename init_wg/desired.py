@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from init_wg import killswitch, networks
 from init_wg import pod as pods
+from init_wg.policy import Hole, Policy
 from init_wg.state import (
     DEFAULT,
     DEFAULT_TABLE,
@@ -29,6 +30,7 @@ from init_wg.state import (
     Address,
     Device,
     Link,
+    OtherTunnel,
     Peer,
     Route,
     Rule,
@@ -52,7 +54,8 @@ class Circumstances(NamedTuple):
     """What is known only at run time.
 
     kind: the interface to want, "wireguard" or "tun". endpoints: public key -> address and port, resolved.
-    families: those that the pod's kernel has switched on. gate: the kernel has the egress hook.
+    families: those that the pod's kernel has switched on. gate: the kernel has the egress hook. others: the pod's
+    interfaces that may be tunnels, but are not called as ours is.
     """
 
     kind: str
@@ -60,7 +63,8 @@ class Circumstances(NamedTuple):
     families: tuple[int, ...]
     gate: bool
     bypass: tuple[Network, ...]
-    hole: killswitch.Hole | None = None
+    others: frozenset[OtherTunnel]
+    hole: Hole | None = None
 
 
 def state(settings: Settings, tunnel: Tunnel, pod: Pod, now: Circumstances) -> State:
@@ -75,6 +79,7 @@ def state(settings: Settings, tunnel: Tunnel, pod: Pod, now: Circumstances) -> S
         ),
         routes=frozenset(_routes(settings, tunnel, pod, now)),
         rules=frozenset(rule for family in now.families for rule in _rules(family, pod)),
+        others=frozenset(other for other in now.others if not other.addresses & {str(a.ip) for a in tunnel.addresses}),
         ruleset=killswitch.opened(policy(settings, tunnel, pod, now)) if settings.kill_switch else "",
     )
 
@@ -88,17 +93,18 @@ def nothing(have: State) -> State:
         addresses=frozenset(),
         routes=frozenset(r for r in have.routes if r.table == MAIN_TABLE and r.protocol != PROTOCOL),
         rules=frozenset(rule for rule in have.rules if rule.preference not in ours),
+        others=have.others,
         ruleset="",
     )
 
 
-def policy(settings: Settings, tunnel: Tunnel, pod: Pod, now: Circumstances) -> killswitch.Policy:
+def policy(settings: Settings, tunnel: Tunnel, pod: Pod, now: Circumstances) -> Policy:
     """What the kill-switch's text depends on. IPv6 stays closed where the tunnel has no IPv6 address."""
     link_local = [ip_network("fe80::/10"), ip_network("ff02::/16")]
     on_link = [a.network for a in pod.addresses if a.version == 6]
     gateway = pod.defaults[INET6].gateway if INET6 in pod.defaults else None
     near = [ip_network(gateway)] if gateway else []
-    return killswitch.Policy(
+    return Policy(
         tunnel=settings.interface,
         uplink=pod.uplink,
         links=pod.links if now.gate else (),

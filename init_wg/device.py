@@ -222,6 +222,9 @@ def start_userspace(name: str) -> None:
             f"or give the container {TUN_DEVICE}"
         )
     os.makedirs(SOCKETS, mode=0o700, exist_ok=True)
+    if _ask(name, "get=1\n\n") is not None:
+        # Its interface was deleted or renamed, and it is about to end, or does now: without its socket, it does.
+        os.unlink(f"{SOCKETS}/{name}.sock")
     try:
         # In the foreground, so that the process that listens on the socket is the one that stays (see _is_ours);
         # with an environment of its own: our LOG_LEVEL means something else to it.

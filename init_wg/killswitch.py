@@ -11,11 +11,11 @@ inequality. Two tables, always loaded together in one transaction:
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-TYPE_CHECKING = False
+TYPE_CHECKING = False  # typing's own costs 5 ms, a quarter of the lockdown
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from init_wg.policy import Hole, Policy
 
 NAME = "init_wg"
 # state.FWMARK and state.PASS_MARK, spelled as nft prints them; a unit test holds them together. Not imported:
@@ -25,33 +25,6 @@ _FWMARK, _PASS = "0x0000ca6c", "0x0000ca6d"
 _DOCKER_DNS = "127.0.0.11"
 # The four message types of the WireGuard protocol (whitepaper, section 5.4): a type byte and three zero bytes.
 _WIREGUARD_MESSAGE = "@th,64,32 { 0x1000000, 0x2000000, 0x3000000, 0x4000000 }"
-
-
-class Hole(NamedTuple):
-    """The way out for one DNS query: to these resolvers, from this UDP source port, and only with our mark."""
-
-    resolvers: tuple[str, ...]
-    source_port: int
-
-
-class Policy(NamedTuple):
-    """All that the rules depend on. Addresses and networks are text; networks are sorted and disjoint.
-
-    links: every interface but the loopback and the tunnel; the gate watches them (none: no egress hook).
-    neighbours: where IPv6 neighbour discovery may go beyond link-local (on-link networks, the gateway).
-    """
-
-    tunnel: str
-    uplink: str
-    links: tuple[str, ...]
-    tunnel_addresses: tuple[str, ...]
-    pod_addresses: tuple[str, ...]
-    endpoints: tuple[tuple[str, int], ...]
-    bypass: tuple[str, ...]
-    neighbours: tuple[str, ...]
-    input_ports: tuple[int, ...]
-    resolve_anywhere: bool
-    hole: Hole | None = None
 
 
 def sealed(links: Iterable[str]) -> str:

@@ -36,7 +36,7 @@ _RULE_INVERT = 2
 
 
 class Interface(NamedTuple):
-    """A link as the kernel has it; number is its interface index. kind is "" for what has no driver name of its own (loopback, hardware)."""
+    """A link as the kernel has it; number is its interface index. kind is "" for loopback and hardware."""
 
     number: int
     name: str
@@ -243,6 +243,14 @@ def _bits(family: int) -> int:
 # --- writing -----------------------------------------------------------------------------------------------------
 
 
+def index(name: str) -> int:
+    """The number of an interface. Raises OSError: ENODEV when there is none."""
+    try:
+        return socket.if_nametoindex(name)
+    except OSError:  # libc's own leaves errno unset
+        raise OSError(errno.ENODEV, f"no interface {name}") from None
+
+
 def add_link(kernel: Socket, name: str, kind: str) -> None:
     """Create a link. Raises OSError: EOPNOTSUPP when the kernel has no such kind."""
     message = messages("rtnl.ifinfmsg").ifinfmsg()
@@ -250,26 +258,26 @@ def add_link(kernel: Socket, name: str, kind: str) -> None:
     write(kernel, _NEWLINK, _EXCLUSIVE_CREATE, message, attrs)
 
 
-def change_link(kernel: Socket, index: int, *, mtu: int | None = None, up: bool | None = None) -> None:
+def change_link(kernel: Socket, number: int, *, mtu: int | None = None, up: bool | None = None) -> None:
     """Set a link's MTU, or bring it up or down."""
     message = messages("rtnl.ifinfmsg").ifinfmsg()
-    message["index"] = index
+    message["index"] = number
     if up is not None:
         message["change"], message["flags"] = 1, int(up)
     write(kernel, _NEWLINK, 0, message, [("IFLA_MTU", mtu)] if mtu is not None else [])
 
 
-def delete_link(kernel: Socket, index: int) -> None:
+def delete_link(kernel: Socket, number: int) -> None:
     """Delete a link, and with it its addresses and routes."""
     message = messages("rtnl.ifinfmsg").ifinfmsg()
-    message["index"] = index
+    message["index"] = number
     write(kernel, _DELLINK, 0, message, [])
 
 
-def write_address(kernel: Socket, index: int, address: Address, *, add: bool) -> None:
+def write_address(kernel: Socket, number: int, address: Address, *, add: bool) -> None:
     """Add or delete an address. Without duplicate detection: nobody else is on a point-to-point tunnel."""
     message = messages("rtnl.ifaddrmsg").ifaddrmsg()
-    message["family"], message["prefixlen"], message["index"] = address.family, address.prefix_length, index
+    message["family"], message["prefixlen"], message["index"] = address.family, address.prefix_length, number
     message["flags"] = 0x02  # IFA_F_NODAD
     attrs = [("IFA_LOCAL", address.address), ("IFA_ADDRESS", address.address)]
     write(kernel, _NEWADDR if add else _DELADDR, _CREATE_REPLACE if add else 0, message, attrs)
@@ -292,7 +300,7 @@ def write_route(kernel: Socket, route: Route, *, add: bool) -> None:
     if route.source:
         attrs.append(("RTA_PREFSRC", route.source))
     if route.device:
-        attrs.append(("RTA_OIF", socket.if_nametoindex(route.device)))
+        attrs.append(("RTA_OIF", index(route.device)))
     if route.gateway:
         foreign = (":" in route.gateway) != (route.family == INET6)
         via = {"family": INET6 if route.family == INET else INET, "addr": route.gateway}
@@ -321,7 +329,8 @@ def write_rule(kernel: Socket, rule: Rule, *, add: bool) -> None:
 
 def write(kernel: Socket, message_type: int, flags: int, message: Any, attrs: list[tuple[str, Any]]) -> None:
     """Encode with pyroute2, send without: a name it does not know raises here instead of being dropped."""
-    unknown = {name for name, _ in attrs} - {entry[-2] for entry in type(message).nla_map}  # (number,) name, type
+    known = {entry[-2] for entry in type(message).nla_map}  # of ([number,] name, type)
+    unknown = {name for name, _ in attrs} - known
     if unknown:
         raise LookupError(f"pyroute2 has no attribute {', '.join(sorted(unknown))}")
     message["attrs"] = attrs

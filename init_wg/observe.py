@@ -17,13 +17,18 @@ from init_wg.state import (
     RECORD_TABLE,
     SCOPE_LINK,
     TABLE,
+    TUN,
+    WIREGUARD,
     Link,
+    OtherTunnel,
     Route,
     Rule,
     State,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from init_wg.netlink import Snapshot
 
 _KERNEL_RULES = frozenset(
@@ -55,6 +60,7 @@ def observe(kernel: netlink.Socket, interface: str) -> Observation:
         rules=frozenset(
             rule for rule in snapshot.rules if rule.preference <= PREFERENCE_TUNNEL or rule in _KERNEL_RULES
         ),
+        others=frozenset(_others(snapshot, interface)),
         ruleset=nft.listing(),
     )
     return Observation(snapshot, state, reading.traffic if reading else {})
@@ -63,6 +69,13 @@ def observe(kernel: netlink.Socket, interface: str) -> Observation:
 def _counts(entry: netlink.InterfaceAddress) -> bool:
     """The kernel gives a tun device an IPv6 link-local address by itself; nothing can be reached by it."""
     return entry.scope != SCOPE_LINK
+
+
+def _others(kernel: Snapshot, interface: str) -> Iterator[OtherTunnel]:
+    for link in kernel.interfaces:
+        if link.kind in (WIREGUARD, TUN) and link.name != interface:
+            addresses = (entry.address.address for entry in kernel.addresses if entry.link == link.number)
+            yield OtherTunnel(link.name, link.kind, frozenset(addresses))
 
 
 def _concerns(route: Route, interface: str) -> bool:

@@ -41,8 +41,9 @@ def plan(want: State, have: State, sealed: str) -> tuple[Step, ...]:
     is_sealed = have.ruleset == sealed and want.ruleset != ""
     link = want.link
     replaced = bool(have.link and link and not _usable(have, link))
-    if replaced or have.link is None:  # its addresses and routes go, or went, with it
-        have = have._replace(device=None, addresses=frozenset(), routes=_not_through(have.routes, want))
+    if link and (replaced or have.link is None):  # its addresses and routes go, or went, with it
+        left = frozenset(route for route in have.routes if route.device != link.name)
+        have = have._replace(device=None, addresses=frozenset(), routes=left)
     steps: list[Step] = []
     if not is_sealed and want.ruleset:
         steps += opening
@@ -65,11 +66,6 @@ def plan(want: State, have: State, sealed: str) -> tuple[Step, ...]:
 def _usable(have: State, wanted: Link) -> bool:
     """Is what is called wg0 a WireGuard device of the kind we want, and does it answer?"""
     return have.link is not None and have.link.kind == wanted.kind and have.device is not None
-
-
-def _not_through(routes: frozenset[Route], want: State) -> frozenset[Route]:
-    name = want.link.name if want.link else None
-    return frozenset(route for route in routes if route.device != name)
 
 
 def _ruleset(want: str, have: str) -> list[Step]:
@@ -95,6 +91,8 @@ def _difference(want: str, have: str) -> str:
 
 
 def _removals(want: State, have: State) -> Iterator[Step]:
+    for other in sorted(have.others - want.others, key=lambda other: other.name):
+        yield Step("delete-link", other, f"interface {other.name}", "none", "the tunnel's address on it")
     for route in sorted(have.routes - want.routes, key=_route_order, reverse=True):
         yield Step("delete-route", route, f"route {_show_route(route)}", "none", "there")
     for rule in sorted(have.rules - want.rules, key=_rule_order):
@@ -118,7 +116,9 @@ def _interface(want: State, have: State, *, replaced: bool) -> Iterator[Step]:
         yield Step("create-link", link, what, _kind(link.kind), "none")
     difference = device.change(have.device, want.device)
     if any(value for value in difference) or difference.fwmark is not None:
-        yield Step("configure", difference, f"WireGuard settings of {link.name}", *_settings(difference, have))
+        yield Step(
+            "configure", (link.kind, difference), f"WireGuard settings of {link.name}", *_settings(difference, have)
+        )
     if found is None or replaced or found.mtu != link.mtu:
         yield Step("set-mtu", link, f"MTU of {link.name}", str(link.mtu), str(found.mtu) if found else "none")
 

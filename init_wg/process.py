@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import fcntl
 import os
-from typing import NamedTuple
 
 _SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-class Result(NamedTuple):
+class Result:
     """How a program ended: its exit status (negative: the signal), and all it printed."""
 
-    status: int
-    stdout: str
-    stderr: str
+    __slots__ = ("status", "stderr", "stdout")
+
+    def __init__(self, status: int, stdout: str, stderr: str) -> None:
+        self.status, self.stdout, self.stderr = status, stdout, stderr
 
 
 def find(program: str) -> str | None:
@@ -49,25 +49,27 @@ def run(argv: tuple[str, ...], stdin: str = "") -> Result:
     return Result(os.waitstatus_to_exitcode(status), *printed)
 
 
-class Background(NamedTuple):
+class Background:
     """A program that stays: its process, and the memory file that takes what it prints."""
 
-    pid: int
-    output: int
+    __slots__ = ("_output", "pid")
+
+    def __init__(self, pid: int, output: int) -> None:
+        self.pid, self._output = pid, output
 
     def ended(self) -> str | None:
         """What it printed, if it has ended; None while it runs."""
         if os.waitpid(self.pid, os.WNOHANG)[0] == 0:
             return None
-        return os.pread(self.output, 1 << 16, 0).decode(errors="replace")
+        return os.pread(self._output, 1 << 16, 0).decode(errors="replace")
 
     def detach(self) -> None:
         """Let it go. Its output file takes no more: writing there fails from now on, and eats no memory.
 
         Not a pipe: with its reader gone, a write would kill the program.
         """
-        fcntl.fcntl(self.output, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE)
-        os.close(self.output)
+        fcntl.fcntl(self._output, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE)
+        os.close(self._output)
 
 
 def start(argv: tuple[str, ...], environment: dict[str, str]) -> Background:

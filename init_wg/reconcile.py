@@ -12,6 +12,7 @@ from init_wg import pod as pods
 from init_wg.errors import ConfigError, HandshakeError, KernelError, VerifyError
 from init_wg.observe import Observation, observe
 from init_wg.plan import Step, plan
+from init_wg.policy import Hole
 from init_wg.state import INET, INET6, TUN, WIREGUARD, State
 
 if TYPE_CHECKING:
@@ -115,15 +116,15 @@ def _converge(
     """Apply what differs until nothing does. Returns the last look, and whether WireGuard itself was changed."""
     kind = None
     changed = False
-    comparison = None
-    for _ in range(ROUNDS):
+    for number in range(ROUNDS):
         seen = observe(kernel, settings.interface)
         kind = kind or _preferred_kind(settings, seen.state)
         comparison = _compare(settings, environment, tunnel, seen, kind, endpoints)
         if not comparison.steps:
-            return seen, changed
-        if seen.state.link is None or not changed:
-            log.debug(comparison.explanation)
+            break
+        if number == ROUNDS - 1:
+            _give_up(comparison)
+        log.debug(comparison.explanation)
         try:
             for step in comparison.steps:
                 log.debug(str(step))
@@ -132,22 +133,19 @@ def _converge(
         except _NoKernelWireGuardError:
             log.info("the kernel has no WireGuard: using wireguard-go")
             kind = TUN
-    _give_up(comparison)
+    return seen, changed
 
 
-def _give_up(comparison: Desired | None) -> NoReturn:
+def _give_up(comparison: Desired) -> NoReturn:
     """Applied, and still different. If the kill-switch itself cannot be trusted, seal the pod again."""
-    steps = comparison.steps if comparison else ()
-    if comparison and any(step.action == "load" for step in steps):
-        nft.load(killswitch.replacement(killswitch.sealed(comparison.pod.links if _has_gate(comparison) else ())))
+    steps = comparison.steps
+    if any(step.action == "load" for step in steps):
+        links = comparison.pod.links if "table netdev" in comparison.want.ruleset else ()
+        nft.load(killswitch.replacement(killswitch.sealed(links)))
     raise VerifyError(
         f"applied, but it reads back different: {'; '.join(map(str, steps[:3]))}; "
         "something else in this pod is changing its network: find it, or give the pod's network to init-wg alone"
     )
-
-
-def _has_gate(comparison: Desired) -> bool:
-    return "table netdev" in comparison.want.ruleset
 
 
 def _compare(
@@ -157,7 +155,7 @@ def _compare(
     seen: Observation,
     kind: str,
     endpoints: dict[str, tuple[str, int]],
-    hole: killswitch.Hole | None = None,
+    hole: Hole | None = None,
 ) -> Desired:
     pod = pods.discover(seen.kernel, settings.interface)
     chosen = bypass.choose(settings, pod, tunnel, environment.get("KUBERNETES_SERVICE_HOST"))
@@ -167,6 +165,7 @@ def _compare(
         families=_families(settings.interface),
         gate=settings.kill_switch and ("table netdev" in seen.state.ruleset or nft.has_egress_hook(pod.links[0])),
         bypass=chosen.networks,
+        others=seen.state.others,
         hole=hole,
     )
     want = desired.state(settings, tunnel, pod, now)
@@ -283,7 +282,7 @@ def _resolve(
     """The name's addresses, asked through a hole in the kill-switch that is closed again whatever happens."""
     servers = resolve.resolvers()
     with resolve.query_socket() as (query, port):
-        hole = killswitch.Hole(tuple(sorted(servers, key=lambda s: (":" in s, resolve.sort_key(s)))), port)
+        hole = Hole(tuple(sorted(servers, key=lambda s: (":" in s, resolve.sort_key(s)))), port)
         if settings.kill_switch:
             nft.load(killswitch.replacement(_with_hole(settings, environment, tunnel, seen, hole)))
         try:
@@ -294,7 +293,7 @@ def _resolve(
 
 
 def _with_hole(
-    settings: Settings, environment: Mapping[str, str], tunnel: Tunnel, seen: Observation, hole: killswitch.Hole
+    settings: Settings, environment: Mapping[str, str], tunnel: Tunnel, seen: Observation, hole: Hole
 ) -> str:
     """Sealed or opened as it is now, and the hole."""
     pod = pods.discover(seen.kernel, settings.interface)
@@ -390,7 +389,12 @@ def _run(kernel: netlink.Socket, settings: Settings, step: Step) -> None:
         _ACTIONS[step.action](kernel, settings, step.item)
     except OSError as error:
         adding = step.action.startswith("add-") and error.errno == errno.EEXIST
-        gone = step.action.startswith("delete-") and error.errno in (errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL)
+        gone = step.action.startswith("delete-") and error.errno in (
+            errno.ENOENT,
+            errno.ESRCH,
+            errno.ENODEV,
+            errno.EADDRNOTAVAIL,
+        )
         if not adding and not gone:
             raise KernelError(f"{step.what}: {netlink.describe(error)}") from error
 
@@ -411,26 +415,16 @@ def _create_link(kernel: netlink.Socket, settings: Settings, link: Any) -> None:
         ) from error
 
 
-def _configure(_kernel: netlink.Socket, settings: Settings, change: Any) -> None:
-    with netlink.Socket() as kernel:
-        kind = next(i.kind for i in netlink.snapshot(kernel).interfaces if i.name == settings.interface)
-    device.write(settings.interface, kind, change)
-
-
-def _index(name: str) -> int:
-    return socket.if_nametoindex(name)
-
-
 _ACTIONS: dict[str, Callable[[netlink.Socket, Settings, Any], None]] = {
     "load": lambda _, __, text: nft.load(killswitch.replacement(text)),
     "unload": lambda _, __, ___: nft.load(killswitch.removal()),
-    "delete-link": lambda kernel, _, link: netlink.delete_link(kernel, _index(link.name)),
+    "delete-link": lambda kernel, _, link: netlink.delete_link(kernel, netlink.index(link.name)),
     "create-link": _create_link,
-    "configure": _configure,
-    "set-mtu": lambda kernel, _, link: netlink.change_link(kernel, _index(link.name), mtu=link.mtu),
-    "link-up": lambda kernel, _, link: netlink.change_link(kernel, _index(link.name), up=True),
-    "add-address": lambda k, s, address: netlink.write_address(k, _index(s.interface), address, add=True),
-    "delete-address": lambda k, s, address: netlink.write_address(k, _index(s.interface), address, add=False),
+    "configure": lambda _, settings, item: device.write(settings.interface, *item),
+    "set-mtu": lambda kernel, _, link: netlink.change_link(kernel, netlink.index(link.name), mtu=link.mtu),
+    "link-up": lambda kernel, _, link: netlink.change_link(kernel, netlink.index(link.name), up=True),
+    "add-address": lambda k, s, address: netlink.write_address(k, netlink.index(s.interface), address, add=True),
+    "delete-address": lambda k, s, address: netlink.write_address(k, netlink.index(s.interface), address, add=False),
     "add-route": lambda k, _, route: netlink.write_route(k, route, add=True),
     "delete-route": lambda k, _, route: netlink.write_route(k, route, add=False),
     "add-rule": lambda k, _, rule: netlink.write_rule(k, rule, add=True),

@@ -109,6 +109,14 @@ class Rule(NamedTuple):
     other: tuple[tuple[int, bytes], ...] = ()
 
 
+class OtherTunnel(NamedTuple):
+    """A WireGuard or tun interface that is not ours by name. With our address it is ours, renamed by somebody."""
+
+    name: str
+    kind: str
+    addresses: frozenset[str]
+
+
 class State(NamedTuple):
     """All that decides where the pod's packets go. ruleset is nft's own listing, "" when there is none."""
 
@@ -117,4 +125,5 @@ class State(NamedTuple):
     addresses: frozenset[Address]
     routes: frozenset[Route]
     rules: frozenset[Rule]
+    others: frozenset[OtherTunnel]
     ruleset: str
