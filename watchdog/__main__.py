@@ -1,0 +1,62 @@
+"""`python -m watchdog`: the long-lived half. It ends only when told to; everything else it lives through."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+from init_wg import log
+from init_wg.errors import ConfigError
+from watchdog import settings
+from watchdog.keeper import Keeper
+from watchdog.loop import Loop
+
+_PR_SET_CHILD_SUBREAPER = 36
+_END = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+
+
+def main() -> int:
+    """Entry point of `init-wg-watchdog` and `python -m watchdog`. 0: ended by a signal; 2: wrong settings."""
+    try:
+        found = settings.read(os.environ)
+    except ConfigError as error:
+        log.error(str(error))
+        return error.exit_code
+    _adopt_orphans()
+    loop = Loop()
+    keeper = Keeper(loop, found, os.environ)
+
+    def on_signal(number: int) -> None:
+        if number == signal.SIGCHLD:
+            keeper.reap()
+        elif number == signal.SIGHUP:
+            keeper.reload()
+        else:
+            log.info(f"ended by {signal.Signals(number).name}; the kill-switch and the tunnel stay")
+            loop.stop()
+
+    loop.watch_signals((*_END, signal.SIGHUP, signal.SIGCHLD), on_signal)
+    keeper.start()
+    loop.run()
+    keeper.stop()
+    return 0
+
+
+def _adopt_orphans() -> None:
+    """Become the parent of what our children leave behind: wireguard-go, which is then seen to end, and reaped.
+
+    PID 1 of a container is that anyway.
+    """
+    if os.getpid() == 1:
+        return
+    try:
+        import ctypes
+
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    except (ImportError, OSError, AttributeError):
+        return  # its end is noticed by the interface that goes with it
+
+
+if __name__ == "__main__":
+    sys.exit(main())

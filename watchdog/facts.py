@@ -1,0 +1,291 @@
+"""The seam to the kernel: what the watchdog knows of the tunnel, read cheaply and without changing anything.
+
+A fingerprint is six numbers, one for each kind of thing that decides where packets go. It tells whether
+anything changed since the setup was last found right, in about a millisecond; what the right state is, only
+`init_wg` knows. Nothing here is kept between calls, so nothing can be stale.
+"""
+
+# Paths as plain strings: pathlib costs a megabyte here, for good.
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from typing import NamedTuple
+
+from init_wg import device as wireguard
+from init_wg.netlink import NETLINK_ROUTE, Socket, attribute_list, attributes, text
+from watchdog.health import PeerFacts
+from watchdog.metrics import PeerMetrics
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from init_wg.device import Reading
+    from init_wg.state import Peer
+
+# linux/rtnetlink.h, linux/netfilter/nf_tables.h
+_GET_LINK, _GET_ADDRESS, _GET_ROUTE, _GET_RULE = 18, 22, 26, 34
+_NETLINK_NETFILTER, _NFTABLES, _GET_GENERATION, _GET_RULES = 12, 10 << 8, 16, 7
+_GET_TABLE = 1
+_INET = 1
+_CLONED = 0x200
+#: Attributes that change by themselves: IFA_CACHEINFO, IFA_FLAGS (tentative, deprecated); RTA_CACHEINFO.
+_ADDRESS_NOISE, _ROUTE_NOISE = frozenset((6, 8)), frozenset((12,))
+#: Of a link: IFLA_IFNAME, IFLA_MTU, IFLA_MASTER. Counters and timers are left out.
+_LINK_FACTS = (3, 4, 10)
+_UP = 1
+_SKIP_STATISTICS = struct.pack("=HHI", 8, 29, 1 << 3)  # IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS
+
+TABLE = b"init_wg"
+_LARGEST_FILE = 1 << 20
+
+
+class Fingerprint(NamedTuple):
+    """One number for each kind; equal numbers mean that nothing of the kind changed."""
+
+    links: int
+    addresses: int
+    routes: int
+    rules: int
+    firewall: int
+    device: int
+
+    def differences(self, other: Fingerprint) -> tuple[str, ...]:
+        """The names of what differs, for people and for metrics."""
+        return tuple(name for name, mine, theirs in zip(self._fields, self, other, strict=True) if mine != theirs)
+
+
+class Kernel:
+    """Reads the network namespace this process lives in. interface: the tunnel's."""
+
+    def __init__(self, interface: str) -> None:
+        self.interface = interface
+        self.kind = ""
+
+    def fingerprint(self) -> Fingerprint:
+        """Everything that decides where packets go. Raises OSError."""
+        with Socket(NETLINK_ROUTE) as kernel:
+            links = self._links(kernel.dump(_GET_LINK, bytes(16) + _SKIP_STATISTICS))
+            addresses = _digest(map(_address, kernel.dump(_GET_ADDRESS, bytes(8))))
+            routes = _digest(map(_route, kernel.dump(_GET_ROUTE, bytes(12))))
+            rules = _digest(kernel.dump(_GET_RULE, bytes(12)))
+        return Fingerprint(links, addresses, routes, rules, generation(), settings_number(self.device()))
+
+    def device(self) -> Reading | None:
+        """WireGuard's own settings and counters; None when there is no tunnel. Raises OSError."""
+        return wireguard.read(self.interface, self.kind) if self.kind else None
+
+    def _links(self, dump: list[bytes]) -> int:
+        self.kind = ""
+        seen = []
+        for data in dump:
+            found = attributes(data, 16)
+            _, kind, index, flags, _ = struct.unpack_from("=BxHiII", data)
+            if text(found.get(3, b"")) == self.interface:
+                self.kind = text(attributes(found.get(18, b"")).get(1, b"")) or "other"
+            seen.append((kind, index, flags & _UP, *(found.get(each) for each in _LINK_FACTS)))
+        return hash(frozenset(seen))
+
+
+def _digest(parts: Iterable[bytes]) -> int:
+    """One number for many byte strings, whatever their order: the kernel's own order is not a fact."""
+    return sum(map(hash, parts)) & 0xFFFFFFFFFFFFFFFF
+
+
+def _address(data: bytes) -> bytes:
+    return data[:2] + data[3:8] + _without(data, 8, _ADDRESS_NOISE)  # the third byte is flags
+
+
+def _route(data: bytes) -> bytes:
+    # IPv4's routes carry nothing that changes by itself, and there may be ten thousand of them.
+    if data[0] == socket.AF_INET:
+        return data
+    return b"" if struct.unpack_from("=I", data, 8)[0] & _CLONED else data[:12] + _without(data, 12, _ROUTE_NOISE)
+
+
+def _without(data: bytes, header: int, noise: frozenset[int]) -> bytes:
+    return b"".join(
+        kind.to_bytes(2, "big") + value for kind, value in attribute_list(data, header) if kind not in noise
+    )
+
+
+def settings_number(reading: Reading | None) -> int:
+    """Everything a device is told, without what it counts."""
+    return 0 if reading is None else hash(reading.device)
+
+
+def generation() -> int:
+    """nftables' generation: another number after every change by anyone. Three microseconds.
+
+    Raises OSError (no NET_ADMIN, no nf_tables).
+    """
+    with Socket(_NETLINK_NETFILTER) as kernel:
+        answers = kernel.exchange(_NFTABLES | _GET_GENERATION, bytes(4))
+    return int.from_bytes(attributes(answers[0], 4).get(1, b""), "big") if answers else 0
+
+
+def sealed() -> bool:
+    """Is the kill-switch's table there? Raises OSError when the kernel does not say."""
+    name = _attribute(1, TABLE + b"\0")
+    try:
+        with Socket(_NETLINK_NETFILTER) as kernel:
+            kernel.exchange(_NFTABLES | _GET_TABLE, bytes([_INET, 0, 0, 0]) + name)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def refused() -> tuple[int, ...]:
+    """Packets that the kill-switch refused, by its rules in their order: TCP, then everything else.
+
+    The counters of the chain "refuse", read as nft does (NFTA_RULE_EXPRESSIONS, "counter").
+    """
+    body = bytes([_INET, 0, 0, 0]) + _attribute(1, TABLE + b"\0") + _attribute(2, b"refuse\0")
+    try:
+        with Socket(_NETLINK_NETFILTER) as kernel:
+            rules = kernel.dump(_NFTABLES | _GET_RULES, body)
+    except FileNotFoundError:
+        return ()
+    counted = []
+    for rule in rules:
+        found = attributes(rule, 4)
+        if text(found.get(2, b"")) != "refuse" or text(found.get(1, b"")) != TABLE.decode():
+            continue  # kernels before 5.8 ignore the chain in the question
+        for _, expression in attribute_list(found.get(4, b"")):
+            parts = attributes(expression)
+            if text(parts.get(1, b"")) == "counter":
+                counted.append(int.from_bytes(attributes(parts.get(2, b"")).get(2, b""), "big"))
+    return tuple(counted)
+
+
+def _attribute(kind: int, value: bytes) -> bytes:
+    return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
+
+
+def carrier(reading: Reading | None) -> PeerFacts | None:
+    """The peer whose life is the tunnel's: the one to which most is routed.
+
+    With several peers the others may be idle or away without anything being wrong with the egress.
+    """
+    if reading is None or not reading.device.peers:
+        return None
+    peer = min(reading.device.peers, key=_reach)
+    traffic = reading.traffic[peer.public_key]
+    return PeerFacts(
+        public_key=peer.public_key,
+        endpoint=show_endpoint(peer.endpoint),
+        last_handshake=int(traffic.latest_handshake),
+        received=traffic.received_bytes,
+        sent=traffic.sent_bytes,
+    )
+
+
+def _reach(peer: Peer) -> tuple[int, str]:
+    """Smaller is more: the length of the shortest prefix that is routed to this peer."""
+    return min((int(network.rpartition("/")[2]) for network in peer.allowed_ips), default=129), peer.public_key
+
+
+def show_endpoint(endpoint: tuple[str, int] | None) -> str:
+    """As people write it: 203.0.113.1:51820, [2001:db8::1]:51820; "" when there is none."""
+    if endpoint is None:
+        return ""
+    host, port = endpoint
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def files(path: str) -> int:
+    """What the config files look like from outside: an equal number means that nobody changed them.
+
+    stat(2) follows links, so the symlink swap by which the kubelet updates a Secret shows as other inodes.
+    """
+    try:
+        paths = [path + "/" + name for name in sorted(os.listdir(path)) if not name.startswith(".")]
+    except NotADirectoryError:
+        # Beside a `wg setconf` file there may be its .address file.
+        paths = [path, path.removesuffix(".conf") + ".address"]
+    except OSError as error:
+        return hash((path, error.errno))
+    return hash(tuple(map(_file, paths)))
+
+
+def _file(path: str) -> tuple[object, ...]:
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        return (path, error.errno)
+    return (path, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+class Server(NamedTuple):
+    """What the watchdog has to know of a server's file: whose it is, and whom to ask through its tunnel."""
+
+    name: str
+    public_keys: frozenset[str]
+    resolvers: tuple[str, ...]
+
+
+def servers(path: str) -> tuple[Server, ...]:
+    """The servers in the order in which they are tried. What cannot be read is init_wg's to complain about."""
+    try:
+        names = sorted(name for name in os.listdir(path) if name.endswith(".conf") and name[0] != ".")
+    except NotADirectoryError:
+        names = [""]
+    except OSError:
+        return ()
+    return tuple(_server(path + "/" + name if name else path) for name in names)
+
+
+def _server(path: str) -> Server:
+    keys, resolvers = set(), []
+    try:
+        with open(path, encoding="utf-8-sig", errors="replace") as file:
+            lines = file.read(_LARGEST_FILE).splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        word, _, value = line.partition("#")[0].partition("=")
+        word, value = word.strip().lower(), value.strip()
+        if word == "publickey":
+            keys.add(value)
+        elif word == "dns":
+            resolvers += [each for each in value.replace(",", " ").split() if is_address(each)]
+    return Server(os.path.basename(path).removesuffix(".conf"), frozenset(keys), tuple(resolvers))
+
+
+def is_address(host: str) -> bool:
+    """An address, rather than a name?"""
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            socket.inet_pton(family, host)
+        except (OSError, ValueError):
+            continue
+        return True
+    return False
+
+
+def current(known: tuple[Server, ...], reading: Reading | None) -> Server | None:
+    """The server that the device is set up for."""
+    if reading is None:
+        return None
+    keys = {peer.public_key for peer in reading.device.peers}
+    return next((server for server in known if server.public_keys == keys), None)
+
+
+def peers(reading: Reading | None) -> tuple[PeerMetrics, ...]:
+    """All peers, the tunnel's carrier first."""
+    if reading is None:
+        return ()
+    return tuple(
+        PeerMetrics(
+            public_key=peer.public_key,
+            endpoint=show_endpoint(peer.endpoint),
+            allowed_ips=tuple(sorted(peer.allowed_ips)),
+            latest_handshake=reading.traffic[peer.public_key].latest_handshake,
+            received_bytes=reading.traffic[peer.public_key].received_bytes,
+            sent_bytes=reading.traffic[peer.public_key].sent_bytes,
+        )
+        for peer in sorted(reading.device.peers, key=_reach)
+    )

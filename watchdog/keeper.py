@@ -1,0 +1,559 @@
+"""The shell around the decisions: everything that happens comes in here, and everything that is done goes out.
+
+When all is well it wakes once a second: it reads the device (for the verdict, and because WireGuard announces no
+change of its own); every third second it asks the peer a question, if nothing was heard; every second second it
+looks at the config files; every fifth it compares the fingerprint. Nothing else, but for the kernel's events and
+for those who ask at :9999.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from select import EPOLLIN
+
+from init_wg import __version__, log
+from init_wg.errors import InitWgError
+from watchdog import events, facts, metrics, policy
+from watchdog.child import Child, Ended
+from watchdog.health import DEAD, HEALTHY, UNKNOWN, Health, Verdict
+from watchdog.policy import CONFIG, CONFIRM, DRIFT, PEER, START, VERIFY, Policy, Run
+from watchdog.probe import Probe
+from watchdog.server import Reply, Server, listen
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from init_wg.device import Reading
+    from watchdog.events import Author
+    from watchdog.facts import Fingerprint
+    from watchdog.loop import Loop, Timer
+    from watchdog.settings import Settings
+
+#: Seconds between two looks at the device, the config files and the fingerprint.
+TICK, CONFIG_EVERY, LOOK_EVERY = 1.0, 2.0, 5.0
+#: The fingerprint of ten thousand routes takes longer: it is taken more seldom, so that it stays below 0.1 %.
+LOOK_SHARE = 1000.0
+#: After an event, seconds until the look: whoever changes one thing is about to change the next.
+DEBOUNCE = 0.005
+#: A changed file has to stay as it is for so long before it is read.
+CONFIG_QUIET = 0.3
+LISTEN_AGAIN = 5.0
+EXIT_CHECK_TIMEOUT, EXIT_CHECK_AGAIN, EXIT_CHECK_FAILURES = 45.0, 10.0, 3
+#: What a run may take beyond the handshakes it waits for.
+RUN_TIMEOUT = 60.0
+#: Seconds for a child to end when the watchdog ends; then it is killed.
+LAST_GRACE = 0.4
+_AUTHORS = 4
+
+JSON = "application/json"
+
+
+class Keeper:
+    """Keeps the tunnel as it should be, and tells everyone who asks how it is."""
+
+    def __init__(self, loop: Loop, settings: Settings, environment: Mapping[str, str]) -> None:
+        self._loop = loop
+        self._settings = settings
+        self._environment = environment
+        self._started = time.time()
+        now = loop.now()
+        self._policy = Policy(now)
+        self._health = Health()
+        self._kernel = facts.Kernel(settings.interface)
+        self._probe = Probe(settings.interface)
+        self._probe_fds: tuple[int, ...] = ()
+        self._events: events.Events | None = None
+        self._server: Server | None = None
+        self._children: dict[int, Child] = {}
+        self._run: Child | None = None
+        self._run_before: Fingerprint | None = None
+        self._noticed: float | None = None
+        self._authors: dict[Author, int] = {}
+        self._wake: Timer | None = None
+        self._look_due: Timer | None = None
+        self._next_look = self._next_config = now
+        self._files = facts.files(settings.config)
+        self._servers = facts.servers(settings.config)
+        self._reading: Reading | None = None
+        self._verdict = Verdict(UNKNOWN, "the setup has not run yet")
+        #: Why the setup is not right, "" when it is; what the last failed run said.
+        self._setup = "the setup has not run yet"
+        self._bad_config = ""
+        self._spawn_error = ""
+        self._exit_failures = 0
+        self._exit_words = ""
+        self._exit_due = now
+        self._exit_child: Child | None = None
+        self._check_child: Child | None = None
+        self.repairs: dict[str, int] = {}
+        self.repair_seconds = metrics.Histogram()
+        self.failed_repairs = self.failovers = 0
+        self.exit_checks: dict[str, int] = {}
+        self._up: bool | None = None
+        self._page = Reply(503, "503 VPN is not active: the watchdog is starting\n")
+
+    # --- start and end ---------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Open everything, and begin. What cannot be opened is said, and tried again; repairs matter more."""
+        if self._settings.health_probe:
+            self._listen()
+        try:
+            self._events = events.Events()
+        except OSError as error:
+            log.error(f"the kernel's events are not available ({error.strerror}): changes are found every 5 s only")
+        else:
+            if self._events.without_nftables:
+                log.warning(f"nftables' events are not available ({self._events.without_nftables})")
+            for each in self._events.sockets:
+                self._loop.watch(each.fileno(), EPOLLIN, self._event_handler(each.fileno()))
+        self._tick()
+
+    def stop(self) -> None:
+        """End in well under a second. The kill-switch and the tunnel stay as they are."""
+        for child in self._children.values():
+            child.signal(signal.SIGTERM)
+        deadline = self._loop.now() + LAST_GRACE
+        while self._children and self._loop.now() < deadline:
+            self.reap()
+            time.sleep(0.005)
+        for child in self._children.values():
+            child.signal(signal.SIGKILL)
+        if self._server:
+            self._server.close()
+
+    def reload(self) -> None:
+        """SIGHUP: read the configuration again."""
+        log.info("asked to read the configuration again")
+        self._check_config()
+
+    def _listen(self) -> None:
+        pages = {
+            b"/": self._health_page,
+            b"/healthz": self._health_page,
+            b"/readyz": self._health_page,
+            b"/livez": self._live_page,
+            b"/metrics": self._metrics_page,
+            b"/status": self._status_page,
+        }
+        try:
+            listener = listen(self._settings.health_port)
+        except OSError as error:
+            log.error(
+                f"port {self._settings.health_port} cannot be listened on ({error.strerror}): "
+                f"set HEALTH_PORT to a free one; trying again in {LISTEN_AGAIN:g} s"
+            )
+            self._loop.call_later(LISTEN_AGAIN, self._listen)
+            return
+        self._server = Server(self._loop, listener, pages, log.error)
+
+    # --- looking ---------------------------------------------------------------------------------------------------
+
+    def _event_handler(self, fd: int) -> Callable[[int], None]:
+        def ready(_events: int) -> None:
+            if self._events is None:
+                return
+            batch = self._events.read(fd)
+            if self._policy.running is None:
+                for author in batch.authors:
+                    if author in self._authors or len(self._authors) < _AUTHORS:
+                        known = events.named(author)
+                        self._authors[known] = self._authors.get(known, 0) + 1
+                if self._noticed is None:
+                    self._noticed = self._loop.now()
+                if self._look_due is None:
+                    self._look_due = self._loop.call_later(DEBOUNCE, self._look_and_go)
+
+        return ready
+
+    def _look_and_go(self) -> None:
+        self._look_due = None
+        self._look()
+        self._go()
+
+    def _fingerprint(self) -> Fingerprint | None:
+        try:
+            return self._kernel.fingerprint()
+        except (OSError, InitWgError) as error:
+            self._setup = f"the kernel does not tell its state: {error}"
+            return None
+
+    def _look(self) -> None:
+        """Did anything change?"""
+        if self._policy.running is not None:
+            return
+        began = self._loop.now()
+        seen = self._fingerprint()
+        now = self._loop.now()
+        self._next_look = now + max(LOOK_EVERY, (now - began) * LOOK_SHARE)
+        if seen is None or not self._policy.observed(now, seen):
+            self._noticed = None
+            self._authors.clear()
+
+    def _tick(self) -> None:
+        now = self._loop.now()
+        self._loop.call_at(now + TICK, self._tick)
+        self._observe_device(now)
+        if now >= self._next_look:
+            self._look()
+        if now >= self._next_config:
+            self._next_config = now + CONFIG_EVERY
+            self._watch_config()
+        if now >= self._exit_due and self._settings.verify_url:
+            self._check_exit()
+        self._go()
+
+    def _observe_device(self, now: float) -> None:
+        before = self._reading
+        try:
+            self._reading = self._kernel.device()
+        except (OSError, InitWgError):
+            self._reading = None
+        if facts.settings_number(before) != facts.settings_number(self._reading):
+            self._next_look = now  # WireGuard itself announces nothing
+            server = facts.current(self._servers, self._reading)
+            if server:
+                self._probe.aim(server.resolvers)
+        verdict = self._health.look(now, time.time(), facts.carrier(self._reading))
+        if self._reading is not None and now >= self._health.ask_at():
+            self._ask(now)
+        if verdict.state == DEAD and self._verdict.state != DEAD:
+            log.warning(f"{verdict.reason}: the peer is dead")
+            self._fail_over(now, PEER)
+        elif verdict.state == HEALTHY:
+            self._policy.withdrawn(PEER)
+        self._verdict = verdict
+
+    def _ask(self, now: float) -> None:
+        if self._probe.ask():
+            self._health.asked(now)
+        fds = tuple(each.fileno() for each in self._probe.sockets)
+        if fds != self._probe_fds:
+            for fd in self._probe_fds:
+                self._loop.forget(fd)
+            self._probe_fds = fds
+            for fd in fds:
+                self._loop.watch(fd, EPOLLIN, self._answered)
+
+    def _answered(self, _events: int) -> None:
+        if self._probe.heard():
+            self._health.answered()
+            if self._verdict.state != HEALTHY:
+                self._observe_device(self._loop.now())
+                self._publish()
+
+    # --- doing -----------------------------------------------------------------------------------------------------
+
+    def _go(self) -> None:
+        """Start what is due, and wake up for what will be."""
+        now = self._loop.now()
+        run = self._policy.take(now)
+        if run is not None:
+            self._begin(run)
+        at = self._policy.wake_at()
+        if self._wake is not None:
+            self._wake.cancel()
+            self._wake = None
+        if at is not None:
+            self._wake = self._loop.call_at(max(at, now + 0.01), self._go)
+        self._publish()
+
+    def _begin(self, run: Run) -> None:
+        self._run_before = self._fingerprint()
+        command = ("init_wg", "up", *(("--server", run.server) if run.server else ()))
+        timeout = RUN_TIMEOUT + max(1, len(self._servers)) * (self._settings.handshake_timeout + 10)
+        self._run = self._spawn(command, timeout, self._ended)
+        if self._run is None:
+            self._policy.finished(self._loop.now(), -1, None, None)
+
+    def _spawn(self, command: tuple[str, ...], timeout: float, ended: Callable[[Ended], None]) -> Child | None:
+        """Start a Python module of ours. -P: never from the folder we happen to be in."""
+        argv = (sys.executable, "-P", "-m", *command)
+        try:
+            child = Child(self._loop, argv, self._environment, timeout, ended)
+        except OSError as error:
+            self._spawn_error = f"cannot start a program: {error.strerror}"
+            self._setup = self._spawn_error
+            log.error(self._spawn_error)
+            return None
+        self._spawn_error = ""
+        self._children[child.pid] = child
+        return child
+
+    def reap(self) -> None:
+        """Collect whatever ended: our children, and as PID 1 or subreaper those of others."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            child = self._children.pop(pid, None)
+            if child is not None:
+                child.reaped(status)
+            elif self._look_due is None:
+                # An orphan: perhaps wireguard-go, and its interface with it.
+                self._look_due = self._loop.call_later(DEBOUNCE, self._look_and_go)
+
+    def _ended(self, ended: Ended) -> None:
+        """A run of the setup is over."""
+        run, self._run = self._policy.running, None
+        now = self._loop.now()
+        sys.stderr.write(ended.errors)
+        if self._events:
+            for each in self._events.sockets:
+                self._events.read(each.fileno())  # what the run itself caused
+        after = self._fingerprint()
+        changed = self._run_before is None or after is None or self._run_before != after
+        noticed, self._noticed = self._noticed, None
+        self._policy.finished(now, ended.code, self._run_before, after)
+        if ended.code == policy.DONE:
+            self._setup = ""
+            if run:
+                self._tell(run, changed=changed, seconds=now - (noticed or now - ended.seconds))
+        else:
+            self.failed_repairs += 1
+            self._setup = _sentence(ended)
+        self._authors.clear()
+        self._observe_device(now)
+        self._go()
+
+    def _tell(self, run: Run, *, changed: bool, seconds: float) -> None:
+        if run.why == CONFIRM and not changed:
+            return
+        if run.why == DRIFT and not changed:
+            log.debug(f"{policy.causes_in_words(run.causes)} changed, and nothing had to be repaired")
+            return
+        if run.why == START:
+            log.info(f"the setup is {'made' if changed else 'in place'} ({seconds:.2f} s)")
+            return
+        for cause in run.causes or (run.why,):
+            self.repairs[cause] = self.repairs.get(cause, 0) + 1
+        self.repair_seconds.add(seconds)
+        if run.why == DRIFT:
+            wait = self._policy.fights > policy.FIGHT_FREE
+            log.info(
+                f"repaired in {seconds:.2f} s: {policy.causes_in_words(run.causes)}{self._who()}"
+                + ("; something keeps changing this, so repairs are slowed down" if wait else "")
+            )
+        elif run.why in (PEER, VERIFY):
+            server = facts.current(self._servers, self._kernel_reading())
+            log.info(f"connected to {server.name if server else 'a server'} after {seconds:.2f} s")
+        elif run.why == CONFIG:
+            log.info(f"the configuration is applied ({seconds:.2f} s)")
+
+    def _kernel_reading(self) -> Reading | None:
+        try:
+            return self._kernel.device()
+        except (OSError, InitWgError):
+            return None
+
+    def _who(self) -> str:
+        names = [f"{author.name or 'process'} ({author.pid})" for author in self._authors if author.pid]
+        return f", changed by {', '.join(names)}" if names else ""
+
+    def _fail_over(self, now: float, why: str) -> None:
+        """The next server; with one only, a new handshake with it."""
+        names = tuple(server.name for server in self._servers)
+        current = facts.current(self._servers, self._reading)
+        self.failovers += 1
+        self._policy.demanded(now, Run(why, (), policy.next_server(names, current.name if current else None)))
+
+    # --- configuration ---------------------------------------------------------------------------------------------
+
+    def _watch_config(self) -> None:
+        files = facts.files(self._settings.config)
+        if files != self._files:
+            self._files = files
+            self._loop.call_later(CONFIG_QUIET, self._config_changed)
+
+    def _config_changed(self) -> None:
+        files = facts.files(self._settings.config)
+        if files != self._files:  # still being written
+            self._files = files
+            self._loop.call_later(CONFIG_QUIET, self._config_changed)
+            return
+        log.info(f"{self._settings.config} changed")
+        self._check_config()
+
+    def _check_config(self) -> None:
+        """Look before applying: with a bad file the running tunnel stays as it is."""
+        if self._check_child is not None:
+            self._loop.call_later(CONFIG_QUIET, self._check_config)
+            return
+        # In a folder, init_wg itself leaves bad files out; the one in use must not be lost by that.
+        path = self._settings.config
+        if os.path.isdir(path):
+            server = facts.current(self._servers, self._reading)
+            path = f"{path}/{server.name}.conf" if server else ""
+            if not server or not os.path.exists(path):
+                self._apply_config()
+                return
+        self._check_child = self._spawn(("init_wg", "check", path), RUN_TIMEOUT, self._config_checked)
+
+    def _config_checked(self, ended: Ended) -> None:
+        self._check_child = None
+        if ended.code == policy.DONE:
+            self._apply_config()
+            return
+        self._bad_config = _sentence(ended)
+        sys.stderr.write(ended.errors)
+        log.error("the new configuration is not applied; what is set up stays")
+        self._publish()
+
+    def _apply_config(self) -> None:
+        self._bad_config = ""
+        self._servers = facts.servers(self._settings.config)
+        self._policy.demanded(self._loop.now(), Run(CONFIG))
+        self._go()
+
+    # --- exit verification -----------------------------------------------------------------------------------------
+
+    def _check_exit(self) -> None:
+        if self._exit_child is not None or self._verdict.state != HEALTHY or self._setup:
+            return
+        command = ("watchdog.verify", self._settings.verify_url, self._settings.verify_expect)
+        self._exit_child = self._spawn(command, EXIT_CHECK_TIMEOUT, self._exit_checked)
+
+    def _exit_checked(self, ended: Ended) -> None:
+        self._exit_child = None
+        now = self._loop.now()
+        fine = ended.code == 0
+        result = "passed" if fine else "failed"
+        self.exit_checks[result] = self.exit_checks.get(result, 0) + 1
+        words = ended.last_line() or "the exit check ended without a word"
+        if fine:
+            if self._exit_failures or not self._exit_words:
+                log.info(words)
+            self._exit_failures = 0
+        else:
+            self._exit_failures += 1
+            log.warning(f"{words} ({self._exit_failures} of {EXIT_CHECK_FAILURES})")
+        self._exit_words = words
+        interval = self._settings.verify_interval
+        self._exit_due = now + (interval if fine else min(interval, EXIT_CHECK_AGAIN))
+        if self._exit_failures >= EXIT_CHECK_FAILURES and self._exit_failures % EXIT_CHECK_FAILURES == 0:
+            self._fail_over(now, VERIFY)
+        self._go()
+
+    # --- telling ---------------------------------------------------------------------------------------------------
+
+    def status(self) -> tuple[bool, str]:
+        """Is the VPN active, and why not."""
+        if self._setup:
+            return False, self._setup
+        if self._reading is None:
+            return False, f"{self._settings.interface} is gone and is being made again"
+        if self._verdict.state != HEALTHY:
+            return False, self._verdict.reason + self._trying()
+        if self._exit_failures >= EXIT_CHECK_FAILURES:
+            return False, self._exit_words
+        return True, ""
+
+    def _trying(self) -> str:
+        run = self._policy.running
+        if run is None or run.server is None or len(self._servers) < 2:
+            return ""
+        names = [server.name for server in self._servers]
+        return f"; trying server {names.index(run.server) + 1} of {len(names)}" if run.server in names else ""
+
+    def _publish(self) -> None:
+        up, why = self.status()
+        body = "200 VPN is active\n" if up else f"503 VPN is not active: {why}\n"
+        if body != self._page.body:
+            self._page = Reply(200 if up else 503, body)
+        if up != self._up:
+            self._up = up
+            if up:
+                server = facts.current(self._servers, self._reading)
+                peer = facts.carrier(self._reading)
+                log.info(
+                    f"VPN is active: {server.name if server else self._settings.interface}"
+                    + (f" at {peer.endpoint}" if peer else "")
+                )
+            else:
+                log.warning(f"VPN is not active: {why}")
+
+    def _health_page(self) -> Reply:
+        return self._page
+
+    def _live_page(self) -> Reply:
+        if self._spawn_error:
+            return Reply(503, f"503 the watchdog cannot repair: {self._spawn_error}\n")
+        return Reply(200, "200 the watchdog works\n")
+
+    def _metrics_page(self) -> Reply:
+        return Reply(200, metrics.render(self._values()), metrics.CONTENT_TYPE)
+
+    def _values(self) -> metrics.Values:
+        reading = self._kernel_reading()
+        server = facts.current(self._servers, reading)
+        try:
+            sealed, refused = facts.sealed(), facts.refused()
+        except OSError:
+            sealed, refused = None, ()
+        return metrics.Values(
+            version=__version__,
+            python=sys.version.split()[0],
+            interface=self._settings.interface,
+            implementation={"wireguard": "kernel", "tun": "userspace"}.get(self._kernel.kind, ""),
+            server=server.name if server else "",
+            up=bool(self._up),
+            sealed=sealed,
+            refused=refused,
+            peers=facts.peers(reading),
+            repairs=self.repairs,
+            repair_seconds=self.repair_seconds,
+            failed_repairs=self.failed_repairs,
+            failovers=self.failovers,
+            verifications=self.exit_checks,
+            connections=len(self._server) if self._server else 0,
+            started=self._started,
+        )
+
+    def _status_page(self) -> Reply:
+        from json import dumps
+
+        values = self._values()
+        up, why = self.status()
+        shown = {
+            "up": up,
+            "reason": why,
+            "verdict": self._verdict.state,
+            "sealed": values.sealed,
+            "interface": values.interface,
+            "implementation": values.implementation,
+            "server": values.server,
+            "servers": [server.name for server in self._servers],
+            "repairing": self._policy.running.why if self._policy.running else None,
+            "bad_configuration": self._bad_config or None,
+            "exit_check": self._exit_words or None,
+            "repairs": values.repairs,
+            "failed_repairs": values.failed_repairs,
+            "failovers": values.failovers,
+            "refused_packets": dict(zip(("tcp", "other"), values.refused, strict=False)),
+            "peers": [peer._asdict() for peer in values.peers],
+            "version": values.version,
+        }
+        return Reply(200, dumps(shown, indent=2) + "\n", JSON)
+
+
+def _sentence(ended: Ended) -> str:
+    """Why a run failed, without what the log puts around it."""
+    line = ended.last_line()
+    if line.startswith("{"):
+        from json import loads
+
+        try:
+            line = str(loads(line)["message"])
+        except (ValueError, KeyError):
+            line = ""
+    line = line.removeprefix("init-wg: ").removeprefix("error: ")
+    if ended.late:
+        return f"the setup did not end in {ended.seconds:.0f} s" + (f": {line}" if line else "")
+    return line or f"the setup ended with status {ended.code} and without a word"

@@ -1,0 +1,126 @@
+"""A question through the tunnel: is anyone there? Needs no capability, only a UDP socket.
+
+Two kinds, both smaller than 80 bytes inside WireGuard:
+
+- a DNS query for the root's name servers to the tunnel's own resolver, which answers whatever it thinks of it;
+- a datagram whose time to live ends at the provider's first router, which answers "time exceeded" (ICMP).
+  It never reaches anybody else.
+
+Any answer shows as received bytes on the peer; and if nobody answers either, WireGuard itself does, within ten
+seconds (KEEPALIVE_TIMEOUT). SO_BINDTODEVICE, allowed to anybody since Linux 5.7, keeps questions in the tunnel
+whatever the routes say; before that the kill-switch does.
+"""
+
+from __future__ import annotations
+
+import socket
+from contextlib import suppress
+
+#: ID 0x7764, one question: ". NS IN", recursion not wanted.
+QUERY = bytes.fromhex("7764 0000 0001 0000 0000 0000 00 0002 0001")
+_DNS_PORT = 53
+#: Where traceroute starts; nobody listens there.
+_UNREACHED_PORT = 33434
+#: TEST-NET-1 and the documentation prefix: with one hop to live, these only have to be routed into the tunnel.
+NOWHERE = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
+_IP_RECVERR, _IPV6_RECVERR = 11, 25
+_ICMP, _ICMP6 = 2, 3  # SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_ICMP6
+
+
+class Probe:
+    """The sockets of one tunnel's questions. They are made anew when anything about them fails."""
+
+    def __init__(self, interface: str) -> None:
+        self._interface = interface.encode() + b"\0"
+        self.sockets: list[socket.socket] = []
+        #: The tunnel's resolvers, as addresses; empty: not known.
+        self._resolvers: tuple[str, ...] = ()
+
+    def aim(self, resolvers: tuple[str, ...]) -> None:
+        """Ask these from now on."""
+        if resolvers != self._resolvers:
+            self._resolvers = resolvers
+            self.close()
+
+    def ask(self) -> bool:
+        """Send one question of each kind; returns whether any left.
+
+        A local refusal (no route, no key for that address, the kill-switch) says nothing about the peer.
+        """
+        if not self.sockets:
+            self._open()
+        sent = False
+        for each in self.sockets:
+            try:
+                each.send(QUERY)
+                sent = True
+            except OSError:
+                try:
+                    each.send(QUERY)  # the error may have been the answer to the question before
+                    sent = True
+                except OSError:
+                    continue
+        if not sent:
+            self.close()
+        return sent
+
+    def heard(self) -> bool:
+        """Did an answer come? Empties the sockets, their error queues too: a queued error keeps them ready."""
+        answers = list(map(_drain, self.sockets))  # each of them, also after a first answer
+        return True in answers
+
+    def close(self) -> None:
+        """Give the sockets back; the next question makes new ones."""
+        for each in self.sockets:
+            each.close()
+        self.sockets = []
+
+    def _open(self) -> None:
+        targets = [(address, _DNS_PORT, 0) for address in self._resolvers[:2]]
+        targets += [(address, _UNREACHED_PORT, 1) for address in NOWHERE.values()]
+        for address, port, hops in targets:
+            try:
+                self.sockets.append(self._connect(address, port, hops))
+            except OSError:  # no such family, no route, no interface just now
+                continue
+
+    def _connect(self, address: str, port: int, hops: int) -> socket.socket:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        made = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        try:
+            with suppress(PermissionError):  # before Linux 5.7 this takes NET_RAW
+                made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self._interface)
+            if family == socket.AF_INET6:
+                made.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
+                made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, hops or 64)
+            else:
+                made.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
+                made.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, hops or 64)
+            made.connect((address, port))
+        except OSError:
+            made.close()
+            raise
+        return made
+
+
+def _drain(asked: socket.socket) -> bool:
+    answered = False
+    for flags in (0, socket.MSG_ERRQUEUE):
+        for _ in range(64):
+            try:
+                _, ancillary, _, _ = asked.recvmsg(2048, 256, flags)
+            except BlockingIOError:
+                break
+            except OSError:  # the pending error of the socket; what it was stands in the queue
+                continue
+            answered |= not flags or any(_from_afar(data) for _level, _kind, data in ancillary)
+    return answered
+
+
+def _from_afar(error: bytes) -> bool:
+    """A struct sock_extended_err (linux/errqueue.h): "time exceeded" or "port unreachable" from the network?
+
+    The kill-switch's own refusal also arrives as an ICMP error, but as "prohibited".
+    """
+    origin, kind, code = error[4:7]
+    return (origin, kind) in ((_ICMP, 11), (_ICMP6, 3)) or (origin, kind, code) in ((_ICMP, 3, 3), (_ICMP6, 1, 4))
