@@ -4,10 +4,9 @@
 whether all of it makes one tunnel. Whatever is wrong ends as one ConfigError of one line, never as half a
 result.
 """
-# Paths are plain strings: this is loaded on every start, and pathlib costs more than all of it.
 
-from __future__ import annotations
-
+# This is loaded on every start. Hence paths are plain strings (pathlib costs more than all of this), and there
+# is no `from __future__ import annotations` (of which NamedTuple would compile every annotation).
 import os
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network

@@ -6,8 +6,7 @@ decides first what each line is, and refuses what it does not understand; wgconf
 that; and what it makes of it must be what the scan saw.
 """
 
-from __future__ import annotations
-
+# No `from __future__ import annotations`, of which NamedTuple would compile every annotation.
 import io
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -45,6 +45,7 @@ def read(path: str, missing: str) -> tuple[str, int]:
 
 def _bytes(path: str, missing: str) -> tuple[bytes, int]:
     where = shown(path)
+    too_large = f"{where}: larger than 64 KiB, so no WireGuard configuration: name the right file"
     try:
         # Before open(), which would wait at a FIFO, and set things going in some devices.
         status = os.stat(path)
@@ -52,6 +53,8 @@ def _bytes(path: str, missing: str) -> tuple[bytes, int]:
             raise ConfigError(f"{where}: a folder, not a file: name one of the files in it")
         if not stat.S_ISREG(status.st_mode):
             raise ConfigError(f"{where}: not a regular file: put the configuration in one")
+        if status.st_size > LARGEST:
+            raise ConfigError(too_large)
         with open(path, "rb") as file:
             data = file.read(LARGEST + 1)
     except (FileNotFoundError, NotADirectoryError):
@@ -60,8 +63,9 @@ def _bytes(path: str, missing: str) -> tuple[bytes, int]:
         raise ConfigError(f"{where}: no permission to read it: correct its owner or mode") from None
     except (OSError, ValueError):  # ValueError: a NUL in the name
         raise ConfigError(f"{where}: cannot be read: check the path and the volume it is on") from None
-    if len(data) > LARGEST or status.st_size > LARGEST:
-        raise ConfigError(f"{where}: larger than 64 KiB, so no WireGuard configuration: name the right file")
+    # Files in /proc have the size 0, and others may have grown since.
+    if len(data) > LARGEST:
+        raise ConfigError(too_large)
     return data, status.st_mode
 
 

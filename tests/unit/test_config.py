@@ -432,6 +432,9 @@ MISTAKES = {
     "unknown key, a value of a key": Mistake(2, f"PrivKey = {PRIVATE}", "unknown key PrivKey: correct it"),
     "unknown key, shaped as a key": Mistake(2, PRIVATE, "unknown key: correct it"),
     "unknown key, shaped as half a key": Mistake(2, f"{HALF} = {HALF}", "unknown key: correct it"),
+    "unknown key, the end of a key": Mistake(4, "ZmFrZSBrZXk=", "unknown key: correct it"),
+    "unknown key, letters and an '='": Mistake(4, "ZmFrZSBrZXkb==", "unknown key: correct it"),
+    "unknown key, a digit within": Mistake(4, "Zm9vYmFyYmF6 = 1", "unknown key: correct it"),
     "unknown key, two words": Mistake(2, f"Private {PRIVATE} = 1", "unknown key: correct it"),
     "no name": Mistake(2, f"= {PRIVATE}", "unknown key: correct it"),
     "no '='": Mistake(2, f"PrivateKey {PRIVATE[:43]}", "not a 'Key = value' line"),
@@ -443,6 +446,7 @@ MISTAKES = {
     "unknown section": Mistake(6, "[WireGuard]", "an unknown section: only [Interface] and [Peer]"),
     "section, no bracket": Mistake(6, "[Peer", "an unknown section"),
     "section, more text": Mistake(6, f"[Peer] PublicKey = {SERVER}", "an unknown section"),
+    "section, other bracket": Mistake(6, "[Peer)", "an unknown section"),
     "section, empty": Mistake(6, "[", "an unknown section"),
     "section, spaces": Mistake(6, "[ Peer ]", "an unknown section"),
     "before any section": Mistake(1, "MTU = 1400\n[Interface]", "MTU stands before any section"),
@@ -555,10 +559,14 @@ def test_the_largest_file_that_is_read(tmp_path: Path) -> None:
     assert load(written(tmp_path, GOOD.encode().ljust(64 * 1024, b"#"))).name == "wg0"
 
 
-def test_a_file_of_100_mb_is_not_read(tmp_path: Path) -> None:
+def test_a_file_of_100_mb_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written(tmp_path, GOOD)
     os.truncate(path, 100 * 1024 * 1024)
-    assert "larger than 64 KiB" in refusal(path)
+    monkeypatch.setattr("builtins.open", lambda *_: pytest.fail("it was opened"))
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    monkeypatch.undo()
+    assert "larger than 64 KiB" in str(caught.value)
 
 
 def test_a_file_that_grows_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
