@@ -14,8 +14,8 @@ guest, or none that ended in order).
     console.log  <── first serial line ── kernel's messages, and the marked line with the exit status
     stdout       <── second serial line ── the command's output
 
-The guest sees every file, program and virtual environment of the host; what it writes goes away with it. It has
-no network but what it makes itself.
+The guest sees every file, program and virtual environment of the host; what it writes goes away with it.
+It has no network but what it makes itself.
 """
 
 import argparse
@@ -27,6 +27,7 @@ import secrets
 import select
 import shlex
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -111,6 +112,7 @@ BOOT_OPTIONS = [
     "panic=-1",  # a panic reboots at once, and so ends QEMU: a failure in a second, not by time-out
     "oops=panic",
     "random.trust_cpu=on",  # the pool is full at once, with +rdrand below
+    "cryptomgr.notests=1",  # this and the next: for speed
     "mitigations=off",
     "nokaslr",
     "tsc=reliable",
@@ -139,8 +141,8 @@ def run(
 ) -> Result:
     """Boot a guest, run `command` in the project's folder, and end the guest.
 
-    `environment` is added to a small fixed one; `memory` is in MiB and also holds all files written; `echo` gets
-    the output as it comes. Raises GuestError when there is no exit status, or none within `timeout` seconds.
+    `environment` is added to a small fixed one; `memory` is in MiB and also holds all files written; `echo`
+    gets the output as it comes. Raises GuestError when there is no exit status within `timeout` seconds.
     """
     require_programs()
     marker = f"exit-status-{secrets.token_hex(8)}"
@@ -149,13 +151,13 @@ def run(
         scratch = Path(folder)
         files = {"command": script(command, environment or {}), "marker": marker}
         (scratch / "initramfs").write_bytes(initramfs(prepare(), files))
-        with file_server(scratch / "files.sock"), machine(scratch, memory) as qemu:
+        with file_server(scratch), machine(scratch, memory) as qemu:
             try:
                 output = read_until(qemu, started + timeout, echo)
             except TimeoutError:
                 raise GuestError(f"no end after {timeout:g} s{last_words(scratch)}") from None
-        console = read_console(scratch)
-        found = re.search(rf"{marker} (\d+)", console)
+        console = scratch / "console.log"
+        found = re.search(rf"{marker} (\d+)", console.read_text(errors="replace")) if console.exists() else None
         if not found:
             raise GuestError(f"ended without an exit status{last_words(scratch)}")
         return Result(int(found[1]), output.decode(errors="replace"), time.monotonic() - started)
@@ -165,8 +167,10 @@ def script(command: Sequence[str], environment: Mapping[str, str]) -> str:
     """The command as a shell script, for process 1 of the namespace it runs in."""
     variables = {
         "HOME": "/root",
+        "INIT_WG_GUEST": "1",  # the tests in inside/ are collected only here
         "LANG": "C.UTF-8",
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # importing those that no test here uses takes 8 s
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONUNBUFFERED": "1",  # a report that can be watched
         "TMPDIR": "/run/tmp",  # /tmp has the host's own files in it
@@ -182,19 +186,20 @@ def script(command: Sequence[str], environment: Mapping[str, str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-# --- The processes -------------------------------------------------------------------------------------------
+# --- The processes -------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def process(arguments: Sequence[str], *, stdout: int, errors: Path) -> Iterator[subprocess.Popen[bytes]]:
+def process(arguments: Sequence[str], log: Path, files: Sequence[int] = ()) -> Iterator[subprocess.Popen[bytes]]:
     """A program that ends with this block, and with this process even when that is killed."""
     with (
-        errors.open("wb") as stderr,
+        log.open("wb") as stderr,
         subprocess.Popen(
             ["setpriv", "--pdeathsig", "KILL", *arguments],
             stdin=subprocess.DEVNULL,
-            stdout=stdout,
+            stdout=subprocess.PIPE,
             stderr=stderr,
+            pass_fds=files,
         ) as child,
     ):
         try:
@@ -204,18 +209,16 @@ def process(arguments: Sequence[str], *, stdout: int, errors: Path) -> Iterator[
 
 
 @contextlib.contextmanager
-def file_server(socket: Path) -> Iterator[None]:
-    """Serves / on `socket`; the guest mounts it read-only, so nothing on the host changes while it runs."""
-    log = socket.with_name("virtiofsd.log")
-    options = ["-o", "source=/", "-o", "cache=always", "-o", "sandbox=chroot"]
-    with process(
-        [str(VIRTIOFSD), f"--socket-path={socket}", *options], stdout=subprocess.DEVNULL, errors=log
-    ) as child:
-        while not socket.exists():
-            if child.poll() is not None:
-                raise GuestError(f"virtiofsd does not start: {log.read_text().strip()}")
-            time.sleep(0.01)
-        yield
+def file_server(scratch: Path) -> Iterator[None]:
+    """Serves / on files.sock; the guest mounts it read-only, so nothing on the host changes while it runs."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        # Made here, QEMU can connect at once, and virtiofsd leaves no lock file in /run.
+        listener.bind(str(scratch / "files.sock"))
+        listener.listen(1)
+        options = ["-o", "source=/", "-o", "cache=always", "-o", "sandbox=chroot", f"--fd={listener.fileno()}"]
+        with process([str(VIRTIOFSD), *options], scratch / "virtiofsd.log", [listener.fileno()]):
+            listener.close()  # so that QEMU is refused, not left waiting, when virtiofsd dies
+            yield
 
 
 @contextlib.contextmanager
@@ -232,13 +235,11 @@ def machine(scratch: Path, memory: int) -> Iterator[subprocess.Popen[bytes]]:
         *("-kernel", str(only(prepare(), "boot/vmlinuz-*")), "-initrd", str(scratch / "initramfs")),
         *("-append", " ".join(BOOT_OPTIONS)),
     ]
-    with process(arguments, stdout=subprocess.PIPE, errors=scratch / "qemu.log") as qemu:
+    with process(arguments, scratch / "qemu.log") as qemu:
         yield qemu
 
 
-def read_until(
-    qemu: subprocess.Popen[bytes], deadline: float, echo: Callable[[bytes], object] | None
-) -> bytes:
+def read_until(qemu: subprocess.Popen[bytes], deadline: float, echo: Callable[[bytes], object] | None) -> bytes:
     """The command's whole output. Its end is QEMU's end."""
     assert qemu.stdout
     chunks: list[bytes] = []
@@ -255,17 +256,13 @@ def read_until(
             echo(chunk)
 
 
-def read_console(scratch: Path) -> str:
-    log = scratch / "console.log"
-    return log.read_text(errors="replace") if log.exists() else ""
-
-
 def last_words(scratch: Path) -> str:
-    lines = ((scratch / "qemu.log").read_text(errors="replace") + read_console(scratch)).splitlines()
-    return "".join(f"\n  {line}" for line in lines[-25:])
+    logs = [scratch / name for name in ("virtiofsd.log", "qemu.log", "console.log")]
+    lines = [line for log in logs if log.exists() for line in log.read_text(errors="replace").splitlines()]
+    return "".join(f"\n  {line}" for line in lines[-40:])
 
 
-# --- The kernel and the initramfs ----------------------------------------------------------------------------
+# --- The kernel and the initramfs ----------------------------------------------------------------------
 
 
 def require_programs() -> None:
@@ -341,7 +338,7 @@ def busybox_names() -> list[str]:
 
 def entry(name: str, mode: int, content: bytes = b"", device: tuple[int, int] = (0, 0)) -> bytes:
     path = name.encode() + b"\0"
-    # inode, mode, uid, gid, links, mtime, size, where it is (2), what device it is (2), length of path, checksum
+    # inode, mode, uid, gid, links, mtime, size, where it is (2), which device it is (2), size of path, sum
     fields = (0, mode, 0, 0, 1, 0, len(content), 0, 0, *device, len(path), 0)
     header = b"070701" + b"".join(b"%08X" % field for field in fields)
     return pad(header + path) + pad(content)
