@@ -3,7 +3,8 @@
 Only packets that come from the pod count. Allowed are
 
 - WireGuard to its endpoint: UDP to that address and port, with a message type and a length that WireGuard has;
-- ARP and neighbour discovery for what is on the pod's link;
+- ARP and neighbour discovery for what is on the pod's link, or for the endpoint (which says no more than WireGuard's
+  own packets do: wireguard-go insists on the link it used before, where a kernel without a route looks for neighbours);
 - answers to connections that came in: opened from outside, as the capture saw it, by the node or the far client. What
   another host pushes into a connection that the pod had opened makes nothing an answer;
 - the bypass networks, from the pod's own addresses, but no DNS (ports 53 and 853).
@@ -48,8 +49,8 @@ ICMP, IGMP, TCP, UDP, ICMP6 = 1, 2, 6, 17, 58
 HOP_BY_HOP, ROUTING, FRAGMENT, DESTINATION = 0, 43, 44, 60
 OUTGOING: Final = 4  # the packet type, in a cooked capture, of what the node itself sends
 
-# A WireGuard message's exact length by type. Data messages (4) are a header, blocks of 16 bytes and a tag; a full one is
-# padded up to the tunnel's MTU only, which is any number, but not below what IPv6 asks for.
+# A WireGuard message's exact length by type. Data messages (4) are a header, blocks of 16 bytes and a tag; a full one
+# is padded up to the tunnel's MTU only, which is any number, but not below what IPv6 asks for.
 HANDSHAKE_LENGTHS = {1: 148, 2: 92, 3: 64}
 DATA, DATA_MINIMUM, DATA_BLOCK, DATA_FULL = 4, 32, 16, 1280 + 32
 
@@ -218,12 +219,15 @@ class Rules:
                 (segment.protocol, segment.source, segment.source_port, segment.target, segment.target_port)
             )
 
+    def neighbour(self, address: bytes) -> bool:
+        return self.on_link(address) or any(address == endpoint for endpoint, _ in self.endpoints)
+
     def allowed_arp(self, data: bytes) -> bool:
         if len(data) < 28 or data[:6] != b"\0\1\x08\0\6\4":
             return False
         request, target = data[7] == 1, data[24:28]
         # Who asks for a stranger's address on the link is about to send there, and has told whom.
-        return self.on_link(target) or (not request and target in self.clients)
+        return self.neighbour(target) or (not request and target in self.clients)
 
     def allowed(self, segment: Segment) -> str | None:
         """Why this packet from the pod may be; None: it may not."""
@@ -243,7 +247,7 @@ class Rules:
             return "wireguard"
         if protocol == ICMP6 and payload:
             if payload[0] == 135:
-                return "neighbour discovery" if self.on_link(payload[8:24]) else None
+                return "neighbour discovery" if self.neighbour(payload[8:24]) else None
             if payload[0] in (133, 136):
                 return "neighbour discovery"
             if payload[0] in (131, 132, 143):

@@ -72,7 +72,7 @@ ON_LINK_GATEWAY: dict[Family, str] = {4: "169.254.1.1", 6: "fe80::1"}
 
 SERVICE_NETWORKS = (ip_network("10.43.0.0/16"), ip_network("fd43::/112"))
 POD_NETWORKS = (ip_network("10.42.1.0/24"), ip_network("fd42:1::/64"))
-CLUSTER_NETWORKS = (ip_network("10.42.0.0/16"), ip_network("fd42::/48"))
+CLUSTER_NETWORKS = (ip_network("10.42.0.0/16"), ip_network("fd42:1::/48"))
 SECOND_UPLINK_NETWORKS = (ip_network("10.44.1.0/24"), ip_network("fd44:1::/64"))
 
 CLONE_NEWNET = 0x40000000
@@ -533,24 +533,8 @@ class Lab:
             ),
             netns=node,
         )
-        pod_prefix: dict[Family, int] = {4: 32, 6: 128} if on_link else {4: 24, 6: 64}
-        ip_batch(
-            "link set lo up",
-            "link set eth0 up",
-            f"address add {self.pod.addresses[4]}/{pod_prefix[4]} dev eth0",
-            *([f"address add {self.pod.addresses[6]}/{pod_prefix[6]} dev eth0 nodad"] if self.pod_ipv6 else []),
-            *([f"route add {self.gateway(4)} dev eth0 scope link"] if on_link else []),
-            *(f"route add default via {self.gateway(family)} dev eth0" for family in self.families),
-            *(
-                [
-                    f"route add {network} via {self.gateway(family)} dev eth0"
-                    for family, network in zip(self.families, CLUSTER_NETWORKS, strict=False)
-                ]
-                if self.flannel
-                else []
-            ),
-            netns=pod,
-        )
+        ip_batch("link set lo up", netns=pod)
+        self.restore_uplink()
 
     def _secrets(self) -> None:
         self.folder.joinpath("zone.json").write_text("{}")
@@ -755,6 +739,24 @@ class Lab:
     ) -> bool:
         """Does the pod answer a connection that comes in from this member?"""
         return self.request(client, self.pod.addresses[family], port, udp=udp, timeout=timeout) is not None
+
+    def restore_uplink(self) -> None:
+        """Give eth0 the addresses and routes that the container runtime gives it, whatever it has now."""
+        on_link = self.on_link_gateway
+        prefix: dict[Family, int] = {4: 32, 6: 128} if on_link else {4: 24, 6: 64}
+        lines = [
+            "link set eth0 up",
+            "address flush dev eth0 scope global",
+            *([f"route replace {self.gateway(4)} dev eth0 scope link"] if on_link else []),
+        ]
+        for family in self.families:
+            nodad = " nodad" if family == 6 else ""
+            lines.append(f"address replace {self.pod.addresses[family]}/{prefix[family]} dev eth0{nodad}")
+        for family, network in zip(self.families, CLUSTER_NETWORKS, strict=False):
+            lines.append(f"route replace default via {self.gateway(family)} dev eth0")
+            if self.flannel:
+                lines.append(f"route replace {network} via {self.gateway(family)} dev eth0")
+        ip_batch(*lines, netns=self.pod.netns)
 
     def plug_second_uplink(self) -> None:
         """Hot-plug eth1 into the pod, with a default route better than eth0's."""

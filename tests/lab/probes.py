@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 if TYPE_CHECKING:
     from .lab import Family, Lab
 
-RATE = 1200  # attempts per second, over all kinds and families
+RATE = 2000  # attempts per second, over all kinds and families
 BURST = 4  # attempts per wake-up
 TCP_PATIENCE = 0.15  # how long a connection may take: longer than a round trip, shorter than the kernel's second SYN
 PREOPENED_CONNECTIONS = 4
@@ -34,6 +34,7 @@ LOOSE_TARGETS = (8080, 40000)  # the pod's ports that get segments from nowhere:
 
 # Not in Python's socket module.
 IP_PKTINFO, IP_UNICAST_IF, IPV6_UNICAST_IF, SO_MARK, ETH_P_IP, ETH_P_IPV6 = 8, 50, 76, 36, 0x0800, 0x86DD
+SOL_PACKET, PACKET_QDISC_BYPASS = 263, 20
 
 Option = tuple[int, int, int | bytes]
 
@@ -283,12 +284,18 @@ class Prober:
     def source_tcp(self, aim: Aim, kind: str) -> None:
         self.connection(aim, tag(kind), (aim.web, aim.tcp_ports[kind]), bind=True)
 
+    def mark(self, aim: Aim) -> Option:
+        """WireGuard's mark, and in turn the next number: an obvious choice for a mark with another privilege."""
+        return (socket.SOL_SOCKET, SO_MARK, aim.mark + self.turn // len(self.kinds) % 2)
+
     def mark_udp(self, aim: Aim, kind: str) -> None:
-        self.datagram(aim, tag(kind), (aim.web, aim.echo), (socket.SOL_SOCKET, SO_MARK, aim.mark))
+        self.datagram(aim, tag(kind), (aim.web, aim.echo), self.mark(aim))
 
     def mark_tcp(self, aim: Aim, kind: str) -> None:
-        mark = (socket.SOL_SOCKET, SO_MARK, aim.mark)
-        self.connection(aim, tag(kind), (aim.web, aim.tcp_ports[kind]), mark)
+        self.connection(aim, tag(kind), (aim.web, aim.tcp_ports[kind]), self.mark(aim))
+
+    def mark_device_udp(self, aim: Aim, kind: str) -> None:
+        self.datagram(aim, tag(kind), (aim.web, aim.echo), self.mark(aim), self.bound_device())
 
     def mark_endpoint_udp(self, aim: Aim, kind: str) -> None:
         """Marked like WireGuard's own, and to its endpoint: but to another port."""
@@ -307,12 +314,21 @@ class Prober:
     def endpoint_device_udp(self, aim: Aim, kind: str) -> None:
         self.datagram(aim, tag(kind), (aim.endpoint, aim.endpoint_port), self.bound_device())
 
-    def packet(self, aim: Aim, kind: str) -> None:
+    def packet(self, aim: Aim, kind: str, *options: Option) -> None:
         protocol = ETH_P_IPV6 if aim.family == 6 else ETH_P_IP
         with socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK) as sender:
+            for option in options:
+                sender.setsockopt(*option)
             sender.bind((self.uplink(), protocol))
             to_mac, from_mac = bytes.fromhex(aim.gateway_mac), sender.getsockname()[4]
             sender.send(to_mac + from_mac + struct.pack("!H", protocol) + udp_packet(aim, tag(kind)))
+
+    def packet_bypass(self, aim: Aim, kind: str) -> None:
+        """Straight to the driver, past the queueing discipline."""
+        self.packet(aim, kind, (SOL_PACKET, PACKET_QDISC_BYPASS, 1))
+
+    def packet_marked(self, aim: Aim, kind: str) -> None:
+        self.packet(aim, kind, self.mark(aim))
 
     # --- the loop ------------------------------------------------------------------------------------------
 
@@ -392,11 +408,14 @@ KINDS: dict[str, Callable[[Prober, Aim, str], None]] = {
     "source-tcp": Prober.source_tcp,
     "mark-udp": Prober.mark_udp,
     "mark-tcp": Prober.mark_tcp,
+    "mark-device-udp": Prober.mark_device_udp,
     "mark-endpoint-udp": Prober.mark_endpoint_udp,
     "mark-endpoint-tcp": Prober.mark_endpoint_tcp,
     "endpoint-udp": Prober.endpoint_udp,
     "endpoint-device-udp": Prober.endpoint_device_udp,
     "packet-udp": Prober.packet,
+    "packet-bypass-udp": Prober.packet_bypass,
+    "packet-marked-udp": Prober.packet_marked,
 }
 # Those that go where the routes lead them: they must be stopped by routing alone, too, with the firewall flushed.
 PLAIN = tuple(kind for kind in KINDS if kind.startswith(("tcp-", "udp-", "icmp-", "dns-")))
