@@ -47,15 +47,24 @@ def opened(policy: Policy) -> str:
     return _inet(_replies(policy), _output(policy), _input(policy)) + _gate(policy.links, _wireguard(policy, ""))
 
 
+def creation(ruleset: str) -> str:
+    """The text that loads `ruleset` where there is none, and fails where there is one. A third of the time of a
+    replacement: nothing is deleted, so the kernel has not to wait until no packet is in the old rules any more."""
+    return "".join(f"create table {family} {NAME}\n" for family in _families(ruleset)) + ruleset
+
+
 def replacement(ruleset: str) -> str:
     """The text that puts `ruleset` in place of whatever is there: one transaction, no instant without rules."""
-    families = [family for family in ("inet", "netdev") if f"table {family} {NAME} {{" in ruleset]
-    return removal(families) + ruleset
+    return removal(_families(ruleset)) + ruleset
 
 
 def removal(families: Iterable[str] = ("inet", "netdev")) -> str:
     """Delete our tables, whether they are there or not: `table` first creates what `delete` then finds."""
     return "".join(f"table {family} {NAME}\ndelete table {family} {NAME}\n" for family in families)
+
+
+def _families(ruleset: str) -> list[str]:
+    return [family for family in ("inet", "netdev") if f"table {family} {NAME} {{" in ruleset]
 
 
 def _output(policy: Policy) -> list[str]:

@@ -37,11 +37,17 @@ def seal() -> bool:
     if os.environ.get("ENABLE_KILL_SWITCH", "true").strip().lower() in ("false", "no", "off", "0"):
         return False
     links = [name for _, name in _socket.if_nameindex() if name not in ("lo", _tunnel())]
+    sealed, without_gate = killswitch.sealed(sorted(links)), killswitch.sealed(())
     try:
-        nft.load(killswitch.replacement(killswitch.sealed(sorted(links))))
+        nft.load(killswitch.creation(sealed))
     except KernelError:
-        # No egress hook before Linux 5.16, or a link went away meanwhile: the boundary first, alone.
-        nft.load(killswitch.replacement(killswitch.sealed(())))
+        if in_place():  # by another of us, meanwhile
+            return False
+        try:
+            nft.load(killswitch.replacement(sealed))  # a gate was left behind
+        except KernelError:
+            # No egress hook before Linux 5.16, or a link went away meanwhile: the boundary first, alone.
+            nft.load(killswitch.replacement(without_gate))
     return True
 
 

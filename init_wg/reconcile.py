@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from init_wg import bypass, config, desired, device, killswitch, lock, log, netlink, nft, resolve
@@ -52,14 +53,15 @@ def up(settings: Settings, environment: Mapping[str, str], first: str | None = N
     """
     tunnels = _load(settings.config)
     with lock.acquire(LOCK_TIMEOUT), netlink.Socket() as kernel:
-        current = observe(kernel, settings.interface).state
-        for number, tunnel in enumerate(ordered := _order(tunnels, current, first)):
+        seen = observe(kernel, settings.interface)
+        for number, tunnel in enumerate(ordered := _order(tunnels, seen.state, first)):
             try:
-                _connect(kernel, settings, environment, tunnel)
+                _connect(kernel, settings, environment, tunnel, seen)
             except HandshakeError as error:
                 if number + 1 == len(ordered):
                     raise
                 log.warning(f"{error}; trying the next server")
+                seen = observe(kernel, settings.interface)
             else:
                 return
 
@@ -87,16 +89,17 @@ def down(settings: Settings) -> None:
             _run(kernel, settings, step)
 
 
-def _connect(kernel: netlink.Socket, settings: Settings, environment: Mapping[str, str], tunnel: Tunnel) -> None:
+def _connect(
+    kernel: netlink.Socket, settings: Settings, environment: Mapping[str, str], tunnel: Tunnel, seen: Observation
+) -> None:
     """One server: its endpoint's addresses in turn, until one shakes hands."""
     for notice in tunnel.notices:
         log.warning(notice)
-    seen = observe(kernel, settings.interface)
     candidates = _candidates(settings, environment, tunnel, seen)
     timeout = settings.handshake_timeout / len(candidates)
     for number, endpoints in enumerate(candidates):
         started = time.time()
-        seen, changed = _converge(kernel, settings, environment, tunnel, endpoints)
+        seen, changed = _converge(kernel, settings, environment, tunnel, endpoints, seen)
         try:
             _await_handshake(settings, tunnel, seen, started if changed else None, timeout)
         except HandshakeError:
@@ -112,13 +115,12 @@ def _converge(
     environment: Mapping[str, str],
     tunnel: Tunnel,
     endpoints: dict[str, tuple[str, int]],
+    seen: Observation,
 ) -> tuple[Observation, bool]:
     """Apply what differs until nothing does. Returns the last look, and whether WireGuard itself was changed."""
-    kind = None
+    kind = _preferred_kind(settings, seen.state)
     changed = False
     for number in range(ROUNDS):
-        seen = observe(kernel, settings.interface)
-        kind = kind or _preferred_kind(settings, seen.state)
         comparison = _compare(settings, environment, tunnel, seen, kind, endpoints)
         if not comparison.steps:
             break
@@ -133,6 +135,9 @@ def _converge(
         except _NoKernelWireGuardError:
             log.info("the kernel has no WireGuard: using wireguard-go")
             kind = TUN
+            if step is comparison.steps[0]:
+                continue  # nothing has changed, so there is nothing to look at again
+        seen = observe(kernel, settings.interface)
     return seen, changed
 
 
@@ -348,7 +353,8 @@ def _provoke(interface: str, tunnel: Tunnel) -> None:
         family = socket.AF_INET6 if ":" in target else socket.AF_INET
         try:
             with socket.socket(family, socket.SOCK_DGRAM) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
+                with suppress(PermissionError):  # without NET_RAW, before Linux 5.7; the rules lead there anyway
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
                 probe.sendto(b"\0", socket.MSG_DONTWAIT, (target, 9))
         except OSError:
             continue

@@ -73,8 +73,10 @@ def as_text(facts: dict[str, Any]) -> str:
     """For a terminal."""
     refused = facts["refused_packets"]
     lines = [
-        (f"tunnel:      {'up' if facts['up'] else 'NOT UP'}"
-        f" ({facts['interface']}, {facts['implementation'] or 'absent'})"),
+        (
+            f"tunnel:      {'up' if facts['up'] else 'NOT UP'}"
+            f" ({facts['interface']}, {facts['implementation'] or 'absent'})"
+        ),
         f"kill-switch: {'in place' if facts['sealed'] else 'NOT IN PLACE'}"
         + (f", {sum(refused.values())} packets refused" if refused else ""),
         f"server:      {facts['server'] or 'none'}",

@@ -26,3 +26,5 @@ if [ ! -e "$stamp" ] || [ pyproject.toml -nt "$stamp" ] || [ constraints.txt -nt
 	.venv/bin/pip install -q --disable-pip-version-check -c constraints.txt --config-settings editable_mode=compat -e '.[dev]'
 	touch "$stamp"
 fi
+# Also where PYTHONDONTWRITEBYTECODE is set: compiling at every start costs more than the set-up itself.
+.venv/bin/python -m compileall -q init_wg watchdog
