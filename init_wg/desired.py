@@ -169,14 +169,14 @@ def _routes(settings: Settings, tunnel: Tunnel, pod: Pod, now: Circumstances) ->
     kept = [route for route in pod.routes if not pods.is_stray(route, pod) or _named(route, now.bypass)]
     yield from kept
     yield from pods.record(kept, pod.uplink)
-    tunnelled = {_family(address.version) for address in tunnel.addresses}
     for family in now.families:
         metric = IPV6_METRIC if family == INET6 else 0
         # With wg0 gone, or the firewall flushed: "no route to host", instead of main's default route.
         yield Route(family, TABLE, DEFAULT[family], None, kind="unreachable", metric=UNREACHABLE_METRIC)
-        if family in tunnelled:
-            scope = SCOPE_LINK if family == INET else 0
-            yield Route(family, TABLE, DEFAULT[family], settings.interface, metric=metric, scope=scope)
+        # Also for a family that the tunnel has no address of: its packets end in the kill-switch there, and the
+        # replies of that family, which are routed anew by their mark, need some route to come so far.
+        scope = SCOPE_LINK if family == INET else 0
+        yield Route(family, TABLE, DEFAULT[family], settings.interface, metric=metric, scope=scope)
         yield from _inside(settings.interface, tunnel, kept, family, metric)
         if default := pod.defaults.get(family):
             there = {route.destination for route in kept}

@@ -106,6 +106,8 @@ def _connect(
             if number + 1 == len(candidates):
                 raise
         else:
+            ends = " and ".join(f"{address}:{port}" for address, port in endpoints.values())
+            (log.info if changed else log.debug)(f"{settings.interface} is up: server {tunnel.name} at {ends}")
             return
 
 
@@ -126,7 +128,8 @@ def _converge(
             break
         if number == ROUNDS - 1:
             _give_up(comparison)
-        log.debug(comparison.explanation)
+        if number == 0:
+            log.info(comparison.explanation)
         try:
             for step in comparison.steps:
                 log.debug(str(step))
