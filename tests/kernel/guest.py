@@ -22,10 +22,12 @@ import argparse
 import contextlib
 import lzma
 import os
+import platform
 import re
 import secrets
 import select
 import shlex
+import shutil
 import signal
 import socket
 import struct
@@ -40,16 +42,8 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parents[2]
 CACHE = PROJECT / ".cache" / "kernel"
 
-QEMU = Path("/usr/bin/qemu-system-x86_64")
-VIRTIOFSD = Path("/usr/lib/qemu/virtiofsd")
-# What has to be there, and the Debian package that brings it.
-PROGRAMS = {
-    QEMU: "qemu-system-x86",
-    VIRTIOFSD: "qemu-system-common",
-    Path("/usr/bin/apt-get"): "apt",
-    Path("/usr/bin/dpkg-deb"): "dpkg",
-    Path("/usr/bin/setpriv"): "util-linux",
-}
+PACKAGES = Path(__file__).with_name("packages.txt")
+VIRTIOFSD = "/usr/lib/qemu/virtiofsd"
 
 # Names a kernel image; which one changes with every security update.
 KERNEL_PACKAGE = "linux-image-cloud-amd64"
@@ -72,9 +66,12 @@ busybox mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
 
-while read -r module; do insmod "/modules/$module" || echo "cannot load $module"; done </modules/order
+# "exit" is a kernel panic here, and so an error of the harness with these lines in it.
+while read -r module; do
+    insmod "/modules/$module" || { echo "cannot load $module"; exit 1; }
+done </modules/order
 
-mount -t virtiofs -o ro host /lower
+mount -t virtiofs -o ro host /lower || exit 1
 mount -t tmpfs -o mode=755 tmpfs /upper
 mkdir /upper/files /upper/work
 mount -t overlay -o lowerdir=/lower,upperdir=/upper/files,workdir=/upper/work overlay /root || exit 1
@@ -84,6 +81,10 @@ mount -t sysfs sysfs sys
 mount -t cgroup2 cgroup2 sys/fs/cgroup
 mount -t devtmpfs dev dev
 mkdir -p dev/pts dev/shm
+ln -s /proc/self/fd dev/fd  # for "<(...)" in bash: wg-quick's
+ln -s fd/0 dev/stdin
+ln -s fd/1 dev/stdout
+ln -s fd/2 dev/stderr
 mount -t devpts -o gid=5,mode=620,ptmxmode=666 devpts dev/pts
 mount -t tmpfs -o mode=1777 tmpfs dev/shm
 mount -t tmpfs -o mode=755 tmpfs run
@@ -121,7 +122,7 @@ BOOT_OPTIONS = [
 
 
 class GuestError(Exception):
-    """No guest, or no orderly end of it. Says why, and what the kernel said last."""
+    """No guest, or no orderly end of it. Says why, and what the command and the kernel said last."""
 
 
 @dataclass(frozen=True)
@@ -144,22 +145,26 @@ def run(
     `environment` is added to a small fixed one; `memory` is in MiB and also holds all files written; `echo`
     gets the output as it comes. Raises GuestError when there is no exit status within `timeout` seconds.
     """
-    require_programs()
+    require_packages()
+    kernel = prepare()
     marker = f"exit-status-{secrets.token_hex(8)}"
+    output = bytearray()
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="guest-") as folder:
         scratch = Path(folder)
         files = {"command": script(command, environment or {}), "marker": marker}
-        (scratch / "initramfs").write_bytes(initramfs(prepare(), files))
-        with file_server(scratch), machine(scratch, memory) as qemu:
-            try:
-                output = read_until(qemu, started + timeout, echo)
-            except TimeoutError:
-                raise GuestError(f"no end after {timeout:g} s{last_words(scratch)}") from None
+        (scratch / "initramfs").write_bytes(initramfs(kernel, files))
+        with file_server(scratch), machine(scratch, kernel, memory) as qemu:
+            for chunk in read_until(qemu, started + timeout):
+                output += chunk
+                if echo:
+                    echo(chunk)
+            ended = qemu.poll() is not None
         console = scratch / "console.log"
         found = re.search(rf"{marker} (\d+)", console.read_text(errors="replace")) if console.exists() else None
         if not found:
-            raise GuestError(f"ended without an exit status{last_words(scratch)}")
+            why = "ended without an exit status" if ended else f"no end after {timeout:g} s"
+            raise GuestError(f"{why}\n{last_words(output, scratch)}")
         return Result(int(found[1]), output.decode(errors="replace"), time.monotonic() - started)
 
 
@@ -190,14 +195,16 @@ def script(command: Sequence[str], environment: Mapping[str, str]) -> str:
 
 
 @contextlib.contextmanager
-def process(arguments: Sequence[str], log: Path, files: Sequence[int] = ()) -> Iterator[subprocess.Popen[bytes]]:
+def process(
+    arguments: Sequence[str], log: Path, *, output: int = subprocess.DEVNULL, files: Sequence[int] = ()
+) -> Iterator[subprocess.Popen[bytes]]:
     """A program that ends with this block, and with this process even when that is killed."""
     with (
         log.open("wb") as stderr,
         subprocess.Popen(
             ["setpriv", "--pdeathsig", "KILL", *arguments],
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=output,
             stderr=stderr,
             pass_fds=files,
         ) as child,
@@ -216,15 +223,15 @@ def file_server(scratch: Path) -> Iterator[None]:
         listener.bind(str(scratch / "files.sock"))
         listener.listen(1)
         options = ["-o", "source=/", "-o", "cache=always", "-o", "sandbox=chroot", f"--fd={listener.fileno()}"]
-        with process([str(VIRTIOFSD), *options], scratch / "virtiofsd.log", [listener.fileno()]):
+        with process([VIRTIOFSD, *options], scratch / "virtiofsd.log", files=[listener.fileno()]):
             listener.close()  # so that QEMU is refused, not left waiting, when virtiofsd dies
             yield
 
 
 @contextlib.contextmanager
-def machine(scratch: Path, memory: int) -> Iterator[subprocess.Popen[bytes]]:
+def machine(scratch: Path, kernel: Path, memory: int) -> Iterator[subprocess.Popen[bytes]]:
     arguments = [
-        *(str(QEMU), "-accel", "tcg", "-M", "pc", "-cpu", "qemu64,+rdrand", "-smp", "1", "-m", str(memory)),
+        *("qemu-system-x86_64", "-accel", "tcg", "-M", "pc", "-cpu", "qemu64,+rdrand", "-smp", "1", "-m", str(memory)),
         *("-display", "none", "-nodefaults", "-no-user-config", "-no-reboot"),
         # virtiofsd reads and writes the guest's memory directly.
         *("-object", f"memory-backend-memfd,id=mem,size={memory}M,share=on", "-numa", "node,memdev=mem"),
@@ -232,49 +239,55 @@ def machine(scratch: Path, memory: int) -> Iterator[subprocess.Popen[bytes]]:
         *("-device", "vhost-user-fs-pci,chardev=files,tag=host,queue-size=1024"),
         *("-device", "virtio-rng-pci"),
         *("-serial", f"file:{scratch / 'console.log'}", "-serial", "stdio"),
-        *("-kernel", str(only(prepare(), "boot/vmlinuz-*")), "-initrd", str(scratch / "initramfs")),
+        *("-kernel", str(only(kernel, "boot/vmlinuz-*")), "-initrd", str(scratch / "initramfs")),
         *("-append", " ".join(BOOT_OPTIONS)),
     ]
-    with process(arguments, scratch / "qemu.log") as qemu:
+    with process(arguments, scratch / "qemu.log", output=subprocess.PIPE) as qemu:
         yield qemu
 
 
-def read_until(qemu: subprocess.Popen[bytes], deadline: float, echo: Callable[[bytes], object] | None) -> bytes:
-    """The command's whole output. Its end is QEMU's end."""
+def read_until(qemu: subprocess.Popen[bytes], deadline: float) -> Iterator[bytes]:
+    """The command's output as it comes, until QEMU ends or the time is up."""
     assert qemu.stdout
-    chunks: list[bytes] = []
-    while True:
-        readable, _, _ = select.select([qemu.stdout], [], [], max(0, deadline - time.monotonic()))
-        if not readable:
-            raise TimeoutError
+    while select.select([qemu.stdout], [], [], max(0, deadline - time.monotonic()))[0]:
         chunk = os.read(qemu.stdout.fileno(), 65536)
         if not chunk:
             qemu.wait()
-            return b"".join(chunks)
-        chunks.append(chunk)
-        if echo:
-            echo(chunk)
+            return
+        yield chunk
 
 
-def last_words(scratch: Path) -> str:
-    logs = [scratch / name for name in ("virtiofsd.log", "qemu.log", "console.log")]
-    lines = [line for log in logs if log.exists() for line in log.read_text(errors="replace").splitlines()]
-    return "".join(f"\n  {line}" for line in lines[-40:])
+def last_words(output: bytearray, scratch: Path) -> str:
+    said = {"output": output.decode(errors="replace")}
+    for name in ("virtiofsd", "qemu", "console"):
+        log = scratch / f"{name}.log"
+        said[name] = log.read_text(errors="replace") if log.exists() else ""
+    return "\n".join(f"  {name}: {line}" for name, text in said.items() for line in text.splitlines()[-40:])
 
 
 # --- The kernel and the initramfs ----------------------------------------------------------------------
 
 
-def require_programs() -> None:
-    missing = sorted({package for program, package in PROGRAMS.items() if not program.exists()})
+def require_packages() -> None:
+    if platform.machine() != "x86_64":
+        raise GuestError("needs x86_64: the guest runs this machine's own programs")
+    if not shutil.which("dpkg-query"):
+        raise GuestError("needs Debian: dpkg and apt")
+    wanted = [line for line in PACKAGES.read_text().splitlines() if line and not line.startswith("#")]
+    query = ["dpkg-query", "--show", "--showformat", "${Package} ${db:Status-Status}\n", *wanted]
+    known = subprocess.run(query, capture_output=True, text=True, check=False).stdout.splitlines()
+    missing = [name for name in wanted if f"{name} installed" not in known]
     if missing:
         raise GuestError(f"missing Debian packages: apt-get install {' '.join(missing)}")
     if os.geteuid() != 0:
-        raise GuestError("needs root: virtiofsd has to read this machine's files as they are")
+        raise GuestError("needs root: virtiofsd reads this machine's files with their owners and modes")
 
 
 def prepare() -> Path:
-    """The folder with Debian's kernel, modules and busybox, unpacked; downloaded once, never installed."""
+    """The folder with Debian's kernel, modules and busybox, unpacked; downloaded once, never installed.
+
+    Removing .cache/kernel gets the newest ones.
+    """
     unpacked = CACHE / "unpacked"
     if unpacked.exists():
         return unpacked
@@ -287,8 +300,11 @@ def prepare() -> Path:
             download(Path(folder))
         for package in Path(folder).glob("*.deb"):
             tool(["dpkg-deb", "-x", str(package), "unpacked"], Path(folder))
-        with contextlib.suppress(OSError):  # another process was first
+        try:
             (Path(folder) / "unpacked").rename(unpacked)
+        except OSError:
+            if not unpacked.exists():  # else another process was first
+                raise
     return unpacked
 
 
@@ -313,10 +329,10 @@ def only(folder: Path, pattern: str) -> Path:
     return found
 
 
-def initramfs(unpacked: Path, files: Mapping[str, str]) -> bytes:
+def initramfs(kernel: Path, files: Mapping[str, str]) -> bytes:
     """/init, busybox, the modules in their order, and `files`: a cpio archive of the kernel's "newc" kind."""
-    modules = load_order(only(unpacked, "lib/modules/*"), MODULES)
-    busybox = only(unpacked, "bin/busybox").read_bytes()
+    modules = load_order(only(kernel, "lib/modules/*"), MODULES)
+    busybox = only(kernel, "bin/busybox").read_bytes()
     return b"".join(
         [
             *(entry(name, 0o040755) for name in ("bin", "dev", "modules")),
@@ -423,7 +439,9 @@ def main() -> int:
         sys.stdout.buffer.write(chunk)
         sys.stdout.buffer.flush()
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends through the blocks that clean up
+    # Both end through the blocks that clean up.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(128 + signal.SIGINT))
     try:
         return run(options.command, timeout=options.timeout, memory=options.memory, echo=echo).status
     except GuestError as error:

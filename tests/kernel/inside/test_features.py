@@ -158,4 +158,6 @@ def test_the_machine_around_the_command() -> None:
     assert Path("/var/run").resolve() == Path("/run")
     assert Path("/dev/net/tun").is_char_device()
     assert Path("/sys/fs/cgroup/cgroup.controllers").exists()
-    assert "1 received" in sh("ping -c1 -W5 127.0.0.1; ping -c1 -W5 ::1")
+    assert sh("bash -c 'cat <(echo a file that is a pipe)' | tee /dev/stderr") == "a file that is a pipe\n"
+    assert sh("unshare --user --map-root-user id -u") == "0\n"
+    assert sh("ping -c1 -W5 127.0.0.1; ping -c1 -W5 ::1").count("1 received") == 2
