@@ -7,6 +7,7 @@ Only packets that come from the pod count. Allowed are
   own packets do: wireguard-go insists on the link it used before, where a kernel without a route looks for neighbours);
 - answers to connections that came in: opened from outside, as the capture saw it, by the node or the far client. What
   another host pushes into a connection that the pod had opened makes nothing an answer;
+- queries for an endpoint's name, when the test says that there is one (`lookups`);
 - the bypass networks, from the pod's own addresses, but no DNS (ports 53 and 853).
 
 EVERY other packet is a leak: also fragments without a known beginning, unknown protocols, and multicast chatter. A
@@ -167,6 +168,11 @@ def is_wireguard(payload: bytes, length: int) -> bool:
     return HANDSHAKE_LENGTHS.get(payload[0]) == length
 
 
+def wire_name(name: str) -> bytes:
+    """A name as DNS spells it."""
+    return b"".join(bytes([len(label)]) + label.encode() for label in name.split(".")) + b"\0"
+
+
 class Rules:
     """Decides about single packets, in the order of the capture. Knows no capture and no lab: see for_lab()."""
 
@@ -180,8 +186,10 @@ class Rules:
         clients: Iterable[str],
         ports: dict[tuple[int, int], str],
         resolvers: dict[str, str],
+        lookups: Iterable[str] = (),
         allow_mld: bool = False,
     ) -> None:
+        self.lookups = [wire_name(name) for name in lookups]
         self.endpoints = {(ip_address(address).packed, port) for address, port in endpoints}
         self.clients = {ip_address(address).packed for address in clients}
         self.ports = ports
@@ -254,6 +262,8 @@ class Rules:
                 return "mld" if self.allow_mld else None
         if self._is_answer(segment):
             return "answer"
+        if protocol == UDP and target_port == 53 and any(payload[12:].startswith(name) for name in self.lookups):
+            return "endpoint's name"
         if self.bypassed(target) and self.own(source) and not (protocol in (TCP, UDP) and target_port in DNS_PORTS):
             return "bypass"
         return None
@@ -305,7 +315,13 @@ class Rules:
         return f"{name} {source} > {target}"
 
 
-def for_lab(lab: Lab, *, endpoints: Iterable[Endpoint] | None = None, allow_mld: bool = False) -> Rules:
+def for_lab(
+    lab: Lab,
+    *,
+    endpoints: Iterable[Endpoint] | None = None,
+    lookups: Iterable[str] = (),
+    allow_mld: bool = False,
+) -> Rules:
     """The rules of a lab. More endpoints than the first provider's are for tests that fail over."""
     link_local = (IPv6Network("fe80::/10"),)
     gateways = [
@@ -343,6 +359,7 @@ def for_lab(lab: Lab, *, endpoints: Iterable[Endpoint] | None = None, allow_mld:
             )
             for address in addresses.values()
         },
+        lookups=lookups,
         allow_mld=allow_mld,
     )
 
