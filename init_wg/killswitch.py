@@ -44,7 +44,8 @@ def sealed_for_query(links: Iterable[str], hole: Hole) -> str:
 
 def opened(policy: Policy) -> str:
     """Only the tunnel, its own packets, replies to connections that came in, and the bypass networks."""
-    return _inet(_replies(policy), _output(policy), _input(policy)) + _gate(policy.links, _wireguard(policy, ""))
+    inet = _inet(_replies(policy), _output(policy), _input(policy), _leaving(policy))
+    return inet + _gate(policy.links, _wireguard(policy, ""))
 
 
 def creation(ruleset: str) -> str:
@@ -132,6 +133,14 @@ def _input(policy: Policy) -> list[str]:
     return [*rules, f"{uplink} accept"]
 
 
+def _leaving(policy: Policy) -> list[str]:
+    """The second look, at the device that a packet really takes: the output chain does not see where another
+    table's route chain or a DNAT has sent it afterwards."""
+    uplink = f'oifname "{policy.uplink}"'
+    rules = ['oif "lo" accept', f'oifname "{policy.tunnel}" accept', f"{uplink} meta mark {_PASS} accept"]
+    return [*rules, *(f"{rule} accept" for rule in _wireguard(policy, f"{uplink} ")), "counter"]
+
+
 def _query(hole: Hole) -> tuple[list[str], list[str]]:
     """Out and back. The original port: Docker's own rules have changed 53 to another before we see it."""
     outgoing = [
@@ -145,7 +154,7 @@ def _query(hole: Hole) -> tuple[list[str], list[str]]:
     return outgoing, incoming
 
 
-def _inet(replies: list[str], output: list[str], inbound: list[str]) -> str:
+def _inet(replies: list[str], output: list[str], inbound: list[str], leaving: list[str] | None = None) -> str:
     chains = [
         ("refuse", "", ["meta l4proto tcp counter reject with tcp reset", "counter reject with icmpx admin-prohibited"])
     ]
@@ -156,6 +165,8 @@ def _inet(replies: list[str], output: list[str], inbound: list[str]) -> str:
         ("input", "type filter hook input priority filter; policy drop;", inbound),
         ("forward", "type filter hook forward priority filter; policy drop;", []),
     ]
+    if leaving:
+        chains.append(("leaving", "type filter hook postrouting priority filter; policy drop;", leaving))
     return _table("inet", chains)
 
 
