@@ -43,7 +43,7 @@ STATE = """
 nft --stateless list table inet init_wg
 nft --stateless list table netdev init_wg
 for family in -4 -6; do ip $family rule; ip $family route show table 51820; done
-ip -oneline -details link show wg0 | grep -o '[<,]UP[,>]\\|mtu [0-9]*'
+ip -oneline link show wg0 | grep -o '[<,]UP[,>]\\|mtu [0-9]*'
 ip -brief address show wg0 scope global  # the kernel makes a link-local one, another one each time
 for what in peers endpoints allowed-ips fwmark; do wg show wg0 $what; done
 """

@@ -5,6 +5,8 @@ Judged on the node. What init_wg did is not asked of init_wg: see judge.py.
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 import os
 import random
 import signal
@@ -19,7 +21,7 @@ import pytest
 from tests.lab import faults
 from tests.lab.faults import FAULTS, Fault, state_of
 from tests.lab.judge import Judge, Verdict, for_lab
-from tests.lab.lab import STREAM, Lab, wait_until
+from tests.lab.lab import STREAM, Lab, Member, wait_until
 from tests.lab.probes import PLAIN, Probes
 from tests.lab.reaper import NETNS
 
@@ -40,10 +42,7 @@ def well(protected: Protected) -> Iterator[Protected]:
     """The shared pod, whole again after each test, also after one that failed half-way."""
     yield protected
     lab, judge, _ = protected
-    if lab.init_wg("up", check=False).returncode:
-        for fault in FAULTS:
-            fault.undo(lab)
-        lab.init_wg("up")
+    lab.init_wg("up", check=False)
     judge.mark()
 
 
@@ -54,23 +53,28 @@ def test_nothing_leaks_and_up_heals(well: Protected, fault: Fault) -> None:
         pytest.skip(f"this machine's pod has no {fault.needs} to break")
     before = state_of(lab)
     assert lab.flows()
-    fault.break_it(lab)
-    probes.round(HOLD)
-    nothing_leaked(judge.verdict(), fault.spares)
-    if fault.undo is not faults.nothing:
-        # `up` in the middle of it: it may repair or give up, but nothing gets out; after success, not even what the
-        # fault would have let out.
-        tried = lab.init_wg("up", check=False, env={"HANDSHAKE_TIMEOUT": "1"})
-        assert tried.returncode in (0, 3, 4), tried.stderr
+    with contextlib.ExitStack() as world:
+        world.callback(fault.undo, lab)
+        fault.break_it(lab)
+        probes.round(HOLD)
         nothing_leaked(judge.verdict(), fault.spares)
-        probes.round(1)
-        nothing_leaked(judge.verdict(), frozenset() if tried.returncode == 0 else fault.spares)
-        fault.undo(lab)
+        if fault.undo is not faults.nothing:
+            # `up` in the middle of it: it may repair or give up, but nothing gets out; after success, not even what
+            # the fault would have let out.
+            tried = lab.init_wg("up", check=False, env={"HANDSHAKE_TIMEOUT": "1"})
+            assert tried.returncode in (0, 3, 4), tried.stderr
+            nothing_leaked(judge.verdict(), fault.spares)
+            probes.round(1)
+            nothing_leaked(judge.verdict(), frozenset() if tried.returncode == 0 else fault.spares)
     lab.init_wg("up")
-    assert fault.healed(lab, before), state_of(lab)
+    assert fault.healed(lab, before), difference(before, state_of(lab))
     nothing_leaked(judge.verdict(), fault.spares)
     probes.round(1)
     nothing_leaked(judge.verdict())
+
+
+def difference(before: str, after: str) -> str:
+    return "\n".join(difflib.unified_diff(before.splitlines(), after.splitlines(), "before", "after", lineterm="", n=0))
 
 
 def test_routing_alone_holds_what_follows_it(plain: Lab) -> None:
@@ -86,11 +90,13 @@ def test_routing_alone_holds_what_follows_it(plain: Lab) -> None:
         probes.round(HOLD)
         plain.pod.run(["ip", "link", "delete", "wg0"])
         probes.round(HOLD)
-        # The last segments of connections through the tunnel still have its address, which is on no link any more.
-        nothing_leaked(judge.verdict())
+        # To what the provider still sends, nobody listens any more; with no firewall the kernel says so. It is not said
+        # by the application, and about WireGuard's own packets.
+        said = frozenset({"icmp-error"})
+        nothing_leaked(judge.verdict(), said)
         plain.init_wg("up")
         assert plain.flows()
-        nothing_leaked(judge.verdict())
+        nothing_leaked(judge.verdict(), said)
 
 
 # --- starting --------------------------------------------------------------------------------------------------------
@@ -108,9 +114,9 @@ FLAVOURS: dict[str, dict[str, Any]] = {
 }
 
 
-def answers_who_comes_in(lab: Lab) -> None:
+def answers_who_comes_in(lab: Lab, *clients: Member) -> None:
     for family in lab.families:
-        for client in (lab.node, lab.far):
+        for client in clients:
             assert lab.inbound(client, family), f"TCP, IPv{family}, from {client.name}"
             assert lab.inbound(client, family, udp=True), f"UDP, IPv{family}, from {client.name}"
             ping = ["ping", "-c", "1", "-W", "2", lab.pod.addresses[family]]
@@ -132,12 +138,14 @@ def test_from_the_lockdown_on_nothing_leaks(flavour: str) -> None:
         verdict = judge.verdict()
         nothing_leaked(verdict)
         assert verdict.allowed["wireguard"]
-        answers_who_comes_in(lab)
+        answers_who_comes_in(lab, lab.node, lab.far)
         if not lab.tunnel_ipv6 and lab.pod_ipv6:
             assert lab.traffic_source(6) is None
         lab.pod.run(["ip", "link", "delete", "wg0"])
         probes.round(2)
-        answers_who_comes_in(lab)
+        # The node's health probes must get their answer now, too. (IPv6 answers beyond the bypass networks are brought
+        # home by a mark, which is set after a first look-up; that one fails without wg0.)
+        answers_who_comes_in(lab, lab.node)
         nothing_leaked(judge.verdict())
 
 
@@ -255,7 +263,8 @@ def test_killed_after_every_step(sealed: Protected) -> None:
     """SIGKILL after each step of the plan: nothing leaks then, nothing when the next `up` converges from there."""
     lab, judge, probes = sealed
     for step in range(1, 100):
-        stopped = lab.init_wg("up", env={"INIT_WG_STOP_AFTER": str(step)}, check=False)
+        interrupted = [sys.executable, "-m", "tests.lab.interrupted", "up"]
+        stopped = lab.pod.run(interrupted, env={**lab.pod_env, "INIT_WG_STOP_AFTER": str(step)}, check=False)
         if stopped.returncode == 0:
             break
         assert stopped.returncode == -signal.SIGKILL, stopped.stderr
