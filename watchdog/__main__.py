@@ -24,7 +24,7 @@ def main() -> int:
         log.error(str(error))
         return error.exit_code
     _adopt_orphans()
-    loop = Loop()
+    loop = Loop(_mistake)
     keeper = Keeper(loop, found, os.environ)
 
     def on_signal(number: int) -> None:
@@ -41,6 +41,15 @@ def main() -> int:
     loop.run()
     keeper.stop()
     return 0
+
+
+def _mistake(error: Exception) -> None:
+    """Something this program did not foresee: say where, and live on."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else "somewhere"
+    log.error(f"a mistake in the watchdog, please report it: {type(error).__name__}: {error} at {where}")
 
 
 def _adopt_orphans() -> None:

@@ -23,6 +23,7 @@ _NFTABLES_GROUPS = (7,)  # NFNLGRP_NFTABLES
 _NEW_GENERATION = 10 << 8 | 15  # NFNL_SUBSYS_NFTABLES, NFT_MSG_NEWGEN
 _GENERATION_PID, _GENERATION_NAME = 2, 3  # NFTA_GEN_PROC_PID, NFTA_GEN_PROC_NAME
 _RTM_FIRST = 16
+_PIDS = 1 << 22  # no process number is larger (linux/threads.h: PID_MAX_LIMIT)
 _RECEIVE_BUFFER = 1 << 20
 _SO_RCVBUFFORCE = 33
 _DATAGRAMS_PER_TURN = 256
@@ -108,9 +109,9 @@ def parse(data: bytes) -> tuple[int, list[Author]]:
         if kind == _NEW_GENERATION:
             authors.append(_generation_author(data[offset + _HEADER.size + 4 : offset + length]))
         elif _RTM_FIRST <= kind < 256 and port:
-            # The port of whoever asked for the change; programs let the kernel choose it, which takes their
-            # process number. pyroute2 adds a counter above the 22nd bit.
-            authors.append(Author(port & 0x3FFFFF, ""))
+            # The port of whoever asked for the change. Programs let the kernel choose it: the process number for
+            # a first socket, a negative number for further ones.
+            authors.append(Author(port if port < _PIDS else 0, ""))
         offset += (length + 3) & ~3
     return count, authors
 

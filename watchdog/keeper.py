@@ -64,8 +64,7 @@ class Keeper:
         self._policy = Policy(now)
         self._health = Health()
         self._kernel = facts.Kernel(settings.interface)
-        self._probe = Probe(settings.interface)
-        self._probe_fds: tuple[int, ...] = ()
+        self._probe = Probe(loop, settings.interface, self._answered)
         self._events: events.Events | None = None
         self._server: Server | None = None
         self._children: dict[int, Child] = {}
@@ -219,32 +218,20 @@ class Keeper:
             if server:
                 self._probe.aim(server.resolvers)
         verdict = self._health.look(now, time.time(), facts.carrier(self._reading))
-        if self._reading is not None and now >= self._health.ask_at():
-            self._ask(now)
+        if self._reading is not None and now >= self._health.ask_at() and self._probe.ask():
+            self._health.asked(now)
         if verdict.state == DEAD and self._verdict.state != DEAD:
             log.warning(f"{verdict.reason}: the peer is dead")
             self._fail_over(now, PEER)
         elif verdict.state == HEALTHY:
-            self._policy.withdrawn(PEER)
+            self._policy.heard(now)
         self._verdict = verdict
 
-    def _ask(self, now: float) -> None:
-        if self._probe.ask():
-            self._health.asked(now)
-        fds = tuple(each.fileno() for each in self._probe.sockets)
-        if fds != self._probe_fds:
-            for fd in self._probe_fds:
-                self._loop.forget(fd)
-            self._probe_fds = fds
-            for fd in fds:
-                self._loop.watch(fd, EPOLLIN, self._answered)
-
-    def _answered(self, _events: int) -> None:
-        if self._probe.heard():
-            self._health.answered()
-            if self._verdict.state != HEALTHY:
-                self._observe_device(self._loop.now())
-                self._publish()
+    def _answered(self) -> None:
+        self._health.answered()
+        if self._verdict.state != HEALTHY:
+            self._observe_device(self._loop.now())
+            self._publish()
 
     # --- doing -----------------------------------------------------------------------------------------------------
 

@@ -36,13 +36,19 @@ class Timer:
 
 
 class Loop:
-    """Waits for whatever comes first and calls who asked for it. Callbacks must not block."""
+    """Waits for whatever comes first and calls who asked for it. Callbacks must not block.
 
-    def __init__(self) -> None:
+    failed: told of what a callback raised. It is a mistake in this program, and no reason to end: who ended would
+    repair nothing at all.
+    """
+
+    def __init__(self, failed: Callable[[Exception], None] | None = None) -> None:
+        self._failed = failed
         self._epoll = epoll()
         self._handlers: dict[int, Callable[[int], None]] = {}
         self._timers: list[Timer] = []
         self._running = False
+        self._wake_up: tuple[socket.socket, socket.socket] | None = None
 
     @staticmethod
     def now() -> float:
@@ -92,6 +98,7 @@ class Loop:
                     handler(number)
 
         self.watch(reader.fileno(), EPOLLIN, ready)
+        self._wake_up = reader, writer  # only the interpreter's C code knows the writing end: keep it open
 
         def undo() -> None:
             for number, action in old.items():
@@ -126,13 +133,21 @@ class Loop:
         for fd, events in self._epoll.poll(longest):
             handler = self._handlers.get(fd)
             if handler is not None:
-                handler(events)
+                self._call(handler, events)
         if timers:
             now = monotonic()
             while timers and timers[0].due <= now:
                 call = heappop(timers).call
                 if call is not None:
-                    call()
+                    self._call(call)
+
+    def _call(self, function: Callable[..., None], *arguments: int) -> None:
+        try:
+            function(*arguments)
+        except Exception as error:
+            if self._failed is None:
+                raise
+            self._failed(error)
 
     def close(self) -> None:
         """Give the epoll descriptor back; what was watched stays open."""

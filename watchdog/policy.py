@@ -76,9 +76,12 @@ class Policy:
             self._due.pop(RETRY, None)
         self._due[run.why] = (max(now, self._due[RETRY][0]) if RETRY in self._due else now, run)
 
-    def withdrawn(self, why: str) -> None:
-        """The reason for a run has gone (the peer was heard again)."""
-        self._due.pop(why, None)
+    def heard(self, now: float) -> None:
+        """The peer lives: no other server is wanted, and a run that failed for want of one may be right now."""
+        self._due.pop(PEER, None)
+        retry = self._due.get(RETRY)
+        if retry is not None and retry[1].server is not None:
+            self._due[RETRY] = (now, Run(RETRY))
 
     def finished(self, now: float, code: int, before: Fingerprint | None, after: Fingerprint | None) -> None:
         """The run ended with this exit code. Without a fingerprint (the kernel refused), nothing is settled."""

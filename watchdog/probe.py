@@ -15,6 +15,13 @@ from __future__ import annotations
 
 import socket
 from contextlib import suppress
+from select import EPOLLIN
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from watchdog.loop import Loop
 
 #: ID 0x7764, one question: ". NS IN", recursion not wanted.
 QUERY = bytes.fromhex("7764 0000 0001 0000 0000 0000 00 0002 0001")
@@ -28,16 +35,20 @@ _ICMP, _ICMP6 = 2, 3  # SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_ICMP6
 
 
 class Probe:
-    """The sockets of one tunnel's questions. They are made anew when anything about them fails."""
+    """The sockets of one tunnel's questions, made anew when none of them works any more.
 
-    def __init__(self, interface: str) -> None:
+    `answered` is called in the loop when an answer came.
+    """
+
+    def __init__(self, loop: Loop, interface: str, answered: Callable[[], None]) -> None:
+        self._loop = loop
         self._interface = interface.encode() + b"\0"
-        self.sockets: list[socket.socket] = []
-        #: The tunnel's resolvers, as addresses; empty: not known.
+        self._answered = answered
+        self._sockets: list[socket.socket] = []
         self._resolvers: tuple[str, ...] = ()
 
     def aim(self, resolvers: tuple[str, ...]) -> None:
-        """Ask these from now on."""
+        """Ask these from now on: the tunnel's resolvers, as addresses."""
         if resolvers != self._resolvers:
             self._resolvers = resolvers
             self.close()
@@ -47,42 +58,35 @@ class Probe:
 
         A local refusal (no route, no key for that address, the kill-switch) says nothing about the peer.
         """
-        if not self.sockets:
+        if not self._sockets:
             self._open()
-        sent = False
-        for each in self.sockets:
-            try:
-                each.send(QUERY)
-                sent = True
-            except OSError:
-                try:
-                    each.send(QUERY)  # the error may have been the answer to the question before
-                    sent = True
-                except OSError:
-                    continue
-        if not sent:
-            self.close()
-        return sent
-
-    def heard(self) -> bool:
-        """Did an answer come? Empties the sockets, their error queues too: a queued error keeps them ready."""
-        answers = list(map(_drain, self.sockets))  # each of them, also after a first answer
-        return True in answers
+        if any(list(map(_send, self._sockets))):
+            return True
+        self.close()
+        return False
 
     def close(self) -> None:
         """Give the sockets back; the next question makes new ones."""
-        for each in self.sockets:
+        for each in self._sockets:
+            self._loop.forget(each.fileno())
             each.close()
-        self.sockets = []
+        self._sockets = []
+
+    def _ready(self, _events: int) -> None:
+        # Each of them, also after a first answer: what is left in a queue keeps the socket ready.
+        if any(list(map(_drain, self._sockets))):
+            self._answered()
 
     def _open(self) -> None:
         targets = [(address, _DNS_PORT, 0) for address in self._resolvers[:2]]
         targets += [(address, _UNREACHED_PORT, 1) for address in NOWHERE.values()]
         for address, port, hops in targets:
             try:
-                self.sockets.append(self._connect(address, port, hops))
+                made = self._connect(address, port, hops)
             except OSError:  # no such family, no route, no interface just now
                 continue
+            self._sockets.append(made)
+            self._loop.watch(made.fileno(), EPOLLIN, self._ready)
 
     def _connect(self, address: str, port: int, hops: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -101,6 +105,16 @@ class Probe:
             made.close()
             raise
         return made
+
+
+def _send(asked: socket.socket) -> bool:
+    for _ in range(2):  # the first error may belong to the question before
+        try:
+            asked.send(QUERY)
+        except OSError:
+            continue
+        return True
+    return False
 
 
 def _drain(asked: socket.socket) -> bool:

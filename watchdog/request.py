@@ -63,14 +63,12 @@ def split(data: bytes) -> tuple[Request, int] | None:
 
 def _unfinished(data: bytes, start: int) -> tuple[Request, int] | None:
     """Refuse as early as possible what will never become a request."""
+    method = data[start : start + 64].split(b" ", 1)[0]
+    if not _TOKEN.issuperset(method) or len(method) > 32:
+        return _BAD, len(data)  # a TLS greeting or other binary data
     size = len(data) - start
-    line_end = data.find(b"\n", start, start + MAX_LINE + 2)
-    if line_end < 0:
-        first = data[start : start + 64].split(b" ", 1)[0]
-        if size > MAX_LINE:
-            return _LONG_LINE, len(data)
-        # A TLS greeting or other binary data: no method looks like that.
-        return (_BAD, len(data)) if not _TOKEN.issuperset(first) or len(first) > 32 else None
+    if size > MAX_LINE and data.find(b"\n", start, start + MAX_LINE + 2) < 0:
+        return _LONG_LINE, len(data)
     return (_LONG_HEAD, len(data)) if size > MAX_HEAD else None
 
 
