@@ -144,7 +144,7 @@ def test_without_ipv6_it_serves_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
             raise OSError(errno.EAFNOSUPPORT, "no IPv6")
         return real(family, *rest)
 
-    monkeypatch.setattr(module.socket, "socket", no_ipv6)
+    monkeypatch.setattr(socket, "socket", no_ipv6)
     with listen(0) as listener:
         assert listener.family == socket.AF_INET
 
@@ -362,7 +362,7 @@ def test_without_file_descriptors_it_neither_spins_nor_dies(endpoint: Endpoint, 
     held = [endpoint.connect() for _ in range(5)]
     wait_for(lambda: len(endpoint.server) == 5)
     clients = [socket.socket() for _ in range(3)]
-    open_now = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    open_now = len(os.listdir("/proc/self/fd"))
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (open_now - 1, hard))
         for client in clients:
@@ -414,7 +414,7 @@ def test_memory_is_flat_after_many_connections(endpoint: Endpoint) -> None:
 
 
 def resident() -> int:
-    with open("/proc/self/status", encoding="ascii") as file:  # noqa: PTH123
+    with open("/proc/self/status", encoding="ascii") as file:
         return next(int(line.split()[1]) for line in file if line.startswith("VmRSS:"))
 
 

@@ -1,0 +1,124 @@
+"""The resident process from outside: what it loads, how big it is, whose module it is. No root needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+import watchdog
+from watchdog.server import listen
+
+PROJECT = Path(__file__).resolve().parents[2]
+#: KiB. The promise is 15 MiB.
+LARGEST = 15 * 1024
+
+
+def test_the_name_watchdog_is_ours() -> None:
+    """There is a distribution of that name on PyPI: it must never be the one that is imported."""
+    assert watchdog.__file__
+    assert Path(watchdog.__file__).resolve() == PROJECT / "watchdog" / "__init__.py"
+    for folder in ("/", "/tmp"):
+        argv = [sys.executable, "-P", "-c", "import watchdog; print(watchdog.__file__)"]
+        found = subprocess.run(argv, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+        assert Path(found).resolve() == PROJECT / "watchdog" / "__init__.py"
+
+
+def test_no_module_shadows_the_standard_library() -> None:
+    names = {file.stem for file in (PROJECT / "watchdog").glob("*.py")}
+    assert not names & set(sys.stdlib_module_names) - {"__init__", "__main__"}
+    assert "setup" not in names
+
+
+def loaded() -> set[str]:
+    code = "import sys, watchdog.__main__, ctypes; print('\\n'.join(sys.modules))"
+    argv = [sys.executable, "-P", "-c", code]
+    return set(subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split())
+
+
+def test_the_resident_process_is_standard_library_only_and_light() -> None:
+    names = loaded()
+    ours = {"init_wg", "watchdog"}
+    top = {name.partition(".")[0] for name in names} - ours
+    # What pip's editable installs put in is not ours.
+    foreign = {name for name in top - sys.stdlib_module_names if not name.startswith("__editable__")}
+    assert foreign - {"_distutils_hack", "sitecustomize", "__main__"} == set()
+    for heavy in ("asyncio", "logging", "subprocess", "http.server", "dataclasses", "inspect", "threading", "email"):
+        assert heavy not in names, heavy
+    for setup in ("pyroute2", "wgconfig", "requests", "dns", "init_wg.reconcile", "init_wg.cli", "init_wg.desired"):
+        assert setup not in names, setup
+
+
+def test_pure_modules_import_no_io() -> None:
+    for name in ("health", "policy", "metrics", "request"):
+        text = (PROJECT / "watchdog" / f"{name}.py").read_text()
+        imports = [line.split()[1] for line in text.splitlines() if line.startswith(("import ", "from "))]
+        assert set(imports) <= {"__future__", "typing", "functools"}, name
+
+
+def test_wrong_settings_end_it_with_one_line() -> None:
+    argv = [sys.executable, "-P", "-m", "watchdog"]
+    ended = subprocess.run(argv, env={"HEALTH_PORT": "many"}, capture_output=True, text=True, check=False, timeout=30)
+    assert ended.returncode == 2
+    assert len(ended.stderr.splitlines()) == 1
+    assert "HEALTH_PORT=many" in ended.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_it_serves_without_any_privilege_and_ends_at_once(number: signal.Signals, tmp_path: Path) -> None:
+    """No configuration, no capability: it says so at its endpoint, stays small, and does not die of it."""
+    with listen(0) as free:
+        port = free.getsockname()[1]
+    environment = {"HEALTH_PORT": str(port), "WG_CONFIG": str(tmp_path), "WG_INTERFACE": "none0"}
+    argv = [sys.executable, "-P", "-m", "watchdog"]
+    process = subprocess.Popen(unprivileged(argv), env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        status, body = fetch(port, "/")
+        assert status == 503
+        assert body.startswith("503 VPN is not active: ")
+        assert fetch(port, "/livez")[0] == 200
+        assert fetch(port, "/metrics")[0] == 200
+        assert json.loads(fetch(port, "/status")[1])["up"] is False
+        assert resident(process.pid) <= LARGEST
+    finally:
+        process.send_signal(number)
+        code = process.wait(2)
+        assert process.stderr
+        process.stderr.close()
+    assert code == 0
+
+
+def unprivileged(argv: list[str]) -> list[str]:
+    """Without any capability, even when the tests run as root: nothing of this machine can be changed."""
+    if os.geteuid():
+        return argv
+    bare = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all", "--"]
+    text = subprocess.run([*bare, "cat", "/proc/self/status"], capture_output=True, text=True, check=True).stdout
+    assert "CapEff:\t0000000000000000" in text
+    return [*bare, *argv]
+
+
+def fetch(port: int, path: str) -> tuple[int, str]:
+    for _ in range(200):
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+        except OSError:
+            time.sleep(0.02)
+    raise AssertionError("it does not serve")
+
+
+def resident(pid: int) -> int:
+    text = Path(f"/proc/{pid}/status").read_text()
+    return next(int(line.split()[1]) for line in text.splitlines() if line.startswith("VmRSS:"))
