@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 
-_WORDS = ("up", "lockdown", "check", "status", "down")
+_WORDS = ("up", "lockdown", "hold", "check", "status", "down")
 
 
 def main() -> None:
     """Entry point of `init-wg` and `python -m init_wg`; exits with the codes of init_wg.errors."""
     arguments = sys.argv[1:]
     word = arguments[0] if arguments and arguments[0] in _WORDS else "up" if not arguments else ""
-    status = _sealed(word) if word in ("up", "lockdown") and len(arguments) <= 1 else None
+    status = _sealed(word) if word in ("up", "lockdown", "hold") and len(arguments) <= 1 else None
     if status is None:
         from init_wg import cli
 

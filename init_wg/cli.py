@@ -13,6 +13,7 @@ usage: init-wg [COMMAND]
 
   up [--server NAME]   seal the pod, set up the tunnel, verify, exit (without a command: up)
   lockdown             only seal the pod
+  hold                 seal the pod, then stay until told to end: for the container that owns a stack's network
   check                what differs from what should be there (exit status 5: something does)
   check FILE           is this configuration file right, and what would it set up? Needs no privilege
   status [--json]      what is there now
@@ -50,6 +51,8 @@ def _run(arguments: list[str]) -> int:
             return _up(name)
         case ["lockdown"]:
             return DONE
+        case ["hold"]:
+            return _hold()
         case ["check"]:
             return _check()
         case ["check", path]:
@@ -74,6 +77,17 @@ def _up(server: str | None) -> int:
     from init_wg import reconcile, settings
 
     reconcile.up(settings.read(os.environ), os.environ, server)
+    return DONE
+
+
+def _hold() -> int:
+    """The pod is sealed already. Whoever owns a network namespace only has to be there; PID 1 must ask for signals."""
+    import signal
+
+    end = (signal.SIGTERM, signal.SIGINT)
+    signal.pthread_sigmask(signal.SIG_BLOCK, end)
+    log.info("this network is kept until its holder is told to end")
+    signal.sigwait(end)
     return DONE
 
 
