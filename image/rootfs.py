@@ -1,0 +1,188 @@
+"""Gathers what the image needs, and nothing else, into a folder that becomes the image's root.
+
+    python3 rootfs.py ROOT VENV      (runs in the Dockerfile's build stage, as root; standard library only)
+
+From Debian: the programs below with the libraries they ask for, and Python without the modules named below. From the
+virtual environment: our packages, and of the others those that something imports, each of them whole. Everything is
+compiled; the byte code is trusted, whatever the time stamps are. No shell, no pip, no compiler, no package manager;
+what a scanner reads to know the packages (/var/lib/dpkg/status.d) and every licence are there.
+"""
+
+from __future__ import annotations
+
+import compileall
+import os
+import py_compile
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from importlib.metadata import Distribution, distributions
+from modulefinder import ModuleFinder
+from pathlib import Path
+
+OURS = ("init_wg", "watchdog")
+PROGRAMS = ("/usr/sbin/nft", "/usr/bin/wireguard-go", os.path.realpath(sys.executable))
+#: The commands, and the modules whose main() they are.
+COMMANDS = {
+    "init-wg": "init_wg.__main__",
+    "init-wg-watchdog": "watchdog.__main__",
+    "init-wg-health": "watchdog.healthcheck",
+}
+#: nft spells protocols by name only where it finds their names.
+DATA = ("/etc/protocols",)
+
+# Of the standard library, what no program without a terminal, a window or a compiler uses. All else stays: a module
+# that only a rare failure imports must be there when it fails.
+LEFT_OUT = """
+    __phello__ _aix_support.py _bootsubprocess.py _osx_support.py antigravity.py asyncio bdb.py cProfile.py cgi.py cgitb.py
+    chunk.py config-3.11* crypt.py ctypes/macholib ctypes/test curses dbm distutils doctest.py ensurepip ftplib.py
+    idlelib imaplib.py imghdr.py lib2to3 mailbox.py mailcap.py msilib multiprocessing nntplib.py pdb.py pickletools.py pipes.py plistlib.py
+    poplib.py profile.py pstats.py pty.py pyclbr.py pydoc.py pydoc_data rlcompleter.py sched.py shelve.py smtpd.py
+    smtplib.py sndhdr.py sqlite3 sunau.py tabnanny.py telnetlib.py test this.py tkinter tomllib trace.py tty.py
+    turtle.py turtledemo unittest uu.py venv wave.py webbrowser.py wsgiref xdrlib.py xml xmlrpc zipapp.py zoneinfo
+    __pycache__ _sysconfigdata*.py aifc.py dist-packages site-packages sitecustomize.py EXTERNALLY-MANAGED
+""".split()
+LEFT_OUT_EXTENSIONS = """
+    _asyncio _codecs_* _crypt _ctypes_test _curses* _dbm _gdbm _elementtree _lsprof _multiprocessing _posixshmem _sqlite3 _test* _tkinter _xx* audioop nis ossaudiodev
+    readline xxlimited*
+""".split()
+
+
+def main(root: Path, venv: Path) -> None:
+    skeleton(root)
+    copied = [copy(root, Path(path)) for path in (*PROGRAMS, *DATA)]
+    copied += standard_library(root)
+    environment(root, venv)
+    copied += libraries(root)
+    debian_packages(root, copied)
+    compile_all(root)
+
+
+def skeleton(root: Path) -> None:
+    """The folders and the few files that every program takes for granted."""
+    for folder in ("etc/wireguard", "run", "usr/bin", "usr/sbin", "usr/lib", "usr/lib64", "usr/local/bin", "var/lib"):
+        (root / folder).mkdir(parents=True)
+    for folder in ("tmp", "var/tmp"):
+        (root / folder).mkdir()
+        (root / folder).chmod(0o1777)
+    (root / "root").mkdir(mode=0o700)
+    (root / "etc/wireguard").chmod(0o700)
+    for name, target in {"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/lib64"}.items():
+        (root / name).symlink_to(target)
+    (root / "var/run").symlink_to("../run")
+    (root / "etc/passwd").write_text(
+        "root:x:0:0:root:/root:/sbin/nologin\nnobody:x:65534:65534:nobody:/nonexistent:/sbin/nologin\n"
+    )
+    (root / "etc/group").write_text("root:x:0:\nnogroup:x:65534:\n")
+    (root / "etc/nsswitch.conf").write_text("passwd: files\ngroup: files\nhosts: files dns\nprotocols: files\n")
+
+
+def copy(root: Path, source: Path) -> Path:
+    """One file, to where it is; links are followed. Returns the source."""
+    real = source.resolve()
+    target = root / source.parent.resolve().relative_to("/") / source.name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy2(real, target)
+    return real
+
+
+def standard_library(root: Path) -> list[Path]:
+    """Python's own modules. Returns what was copied."""
+    source = Path(sysconfig.get_path("stdlib"))
+    target = root / source.relative_to("/")
+    extensions = [f"{pattern}.cpython-*" for pattern in LEFT_OUT_EXTENSIONS]
+
+    def ignore(folder: str, names: list[str]) -> set[str]:
+        inside = Path(folder).relative_to(source)
+        patterns = [Path(pattern) for pattern in LEFT_OUT if Path(pattern).parent == inside or pattern == "__pycache__"]
+        by_name = shutil.ignore_patterns(*(p.name for p in patterns), *(extensions if inside.name else ()))
+        return set(by_name(folder, names))
+
+    shutil.copytree(source, target, ignore=ignore)
+    return [source / path.relative_to(target) for path in target.rglob("*") if path.is_file()]
+
+
+def environment(root: Path, venv: Path) -> None:
+    """The virtual environment: its Python, our packages, what they import, and the commands."""
+    packages = next(venv.glob("lib/python3*/site-packages"))
+    target = root / packages.relative_to("/")
+    target.mkdir(parents=True)
+    wanted = imported(packages)
+    for distribution in distributions(path=[str(packages)]):
+        if any(part in wanted for part in top_level(distribution)):
+            for file in distribution.files or ():
+                path = packages / str(file)
+                if path.is_file() and path.is_relative_to(packages) and ".." not in file.parts:
+                    destination = target / str(file)
+                    destination.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy2(path, destination)
+    shutil.rmtree(target / "__pycache__", ignore_errors=True)
+    shutil.copy2(venv / "pyvenv.cfg", root / venv.relative_to("/"))
+    (root / venv.relative_to("/") / "bin").mkdir()
+    (root / venv.relative_to("/") / "bin/python").symlink_to(os.path.realpath(sys.executable))
+    for name, module in COMMANDS.items():
+        # -I: neither the environment nor the current folder decides what is imported.
+        script = root / "usr/local/bin" / name
+        script.write_text(f"#!{venv}/bin/python -I\nimport sys\n\nfrom {module} import main\n\nsys.exit(main())\n")
+        script.chmod(0o755)
+
+
+def imported(packages: Path) -> set[str]:
+    """Top-level names that our packages import, wherever in their code, and what these import in turn."""
+    finder = ModuleFinder(path=[str(packages), *(path for path in sys.path if path and path != sys.path[0])])
+    for package in OURS:
+        for file in sorted((packages / package).glob("*.py")):
+            finder.import_hook(f"{package}.{file.stem}" if file.stem != "__init__" else package)
+    return {name.partition(".")[0] for name in finder.modules}
+
+
+def top_level(distribution: Distribution) -> set[str]:
+    """The names that a distribution is imported by."""
+    return {file.parts[0].removesuffix(".py") for file in distribution.files or () if file.suffix == ".py"}
+
+
+def libraries(root: Path) -> list[Path]:
+    """The shared libraries of everything copied so far. Returns their sources."""
+    found: dict[str, None] = {}
+    for path in sorted(root.rglob("*")):
+        if path.is_file() and not path.is_symlink():
+            with path.open("rb") as file:
+                if file.read(4) != b"\x7fELF":
+                    continue
+            listed = subprocess.run(["ldd", path], capture_output=True, text=True, check=False).stdout
+            if "not found" in listed:
+                sys.exit(f"{path}: {listed}")
+            found.update(dict.fromkeys(re.findall(r"(/\S+) \(0x", listed)))
+    return [copy(root, Path(name)) for name in found]
+
+
+def debian_packages(root: Path, copied: list[Path]) -> None:
+    """Say which Debian packages the files are from, with their licences, as scanners expect it."""
+    # dpkg knows files by the names they had before /lib, /bin and /sbin moved into /usr.
+    names = {str(path) for path in copied} | {str(path).removeprefix("/usr") for path in copied}
+    answer = subprocess.run(["dpkg-query", "-S", *sorted(names)], capture_output=True, text=True, check=False).stdout
+    packages = sorted({line.partition(": ")[0].partition(":")[0] for line in answer.splitlines()})
+    status = root / "var/lib/dpkg/status.d"
+    status.mkdir(parents=True)
+    for package in packages:
+        shown = subprocess.run(["dpkg-query", "-s", package], capture_output=True, text=True, check=True).stdout
+        (status / package).write_text(shown)
+        licence = Path(f"/usr/share/doc/{package}/copyright")
+        if licence.exists():
+            copy(root, licence)
+
+
+def compile_all(root: Path) -> None:
+    """Byte code beside every module. Unchecked: no file times are compared at any start."""
+    for folder in (root / "usr/lib/python3.11", root / "opt"):
+        fine = compileall.compile_dir(
+            folder, quiet=1, stripdir=str(root), invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH
+        )
+        if not fine:
+            sys.exit(f"{folder}: not everything compiles")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
