@@ -54,14 +54,15 @@ class Circumstances(NamedTuple):
     """What is known only at run time.
 
     kind: the interface to want, "wireguard" or "tun". endpoints: public key -> address and port, resolved.
-    families: those that the pod's kernel has switched on. gate: the kernel has the egress hook. others: the pod's
-    interfaces that may be tunnels, but are not called as ours is.
+    families: those that the pod's kernel has switched on. gate, routed: the kernel has the egress hook, and
+    can tell there what was routed. others: the pod's interfaces that may be tunnels, but are not called as ours is.
     """
 
     kind: str
     endpoints: dict[str, tuple[str, int]]
     families: tuple[int, ...]
     gate: bool
+    routed: bool
     bypass: tuple[Network, ...]
     others: frozenset[OtherTunnel]
     hole: Hole | None = None
@@ -108,6 +109,7 @@ def policy(settings: Settings, tunnel: Tunnel, pod: Pod, now: Circumstances) -> 
         tunnel=settings.interface,
         uplink=pod.uplink,
         links=pod.links if now.gate else (),
+        routed=now.routed,
         tunnel_addresses=_hosts(a.ip for a in tunnel.addresses if _family(a.version) in now.families),
         pod_addresses=_hosts(a.ip for a in pod.addresses),
         endpoints=tuple(sorted(set(now.endpoints.values()))),

@@ -5,8 +5,8 @@ inequality. Two tables, always loaded together in one transaction:
 
   inet init_wg    decides. Its output chain drops by policy and stamps what it lets pass to the uplink.
   netdev init_wg  the egress gate (kernel 5.16): sees every frame that leaves a link, also those that never
-                  meet the output hook (AF_PACKET). No stamp, no WireGuard: dropped. If the first table is
-                  deleted, nothing is stamped any more, and the gate closes.
+                  meet the output hook (AF_PACKET). What no look-up has routed, what is not stamped and is not
+                  WireGuard: dropped. If the first table is deleted, nothing is stamped, and the gate closes.
 """
 
 from __future__ import annotations
@@ -24,28 +24,26 @@ _FWMARK, _PASS = "0x0000ca6c", "0x0000ca6d"
 # Docker's embedded resolver: it answers from the host's network, where no rule of the pod reaches.
 _DOCKER_DNS = "127.0.0.11"
 # The four message types of the WireGuard protocol (whitepaper, section 5.4): a type byte and three zero bytes.
+# True for every packet that a routing look-up has sent here, for want of a better word: the expression reads the
+# realm of the packet's route and matches nothing if it has none, as a frame from AF_PACKET, whatever its mark.
+_ROUTED = "meta rtclassid != 4294967295"
 _WIREGUARD_MESSAGE = "@th,64,32 { 0x1000000, 0x2000000, 0x3000000, 0x4000000 }"
 
 
-def sealed(links: Iterable[str]) -> str:
-    """The lockdown: nothing leaves and nothing enters but through the loopback."""
-    output = ['oif "lo" accept', "jump refuse"]
-    tables = _inet([], output, ['iif "lo" accept'])
-    return tables + _gate(tuple(links), [])
+def sealed(links: Iterable[str], hole: Hole | None = None, *, routed: bool = True) -> str:
+    """The lockdown: nothing leaves and nothing enters but through the loopback (and the hole for one query).
 
-
-def sealed_for_query(links: Iterable[str], hole: Hole) -> str:
-    """The lockdown with the one hole through which an endpoint's name is resolved."""
-    outgoing, incoming = _query(hole)
-    output = [*outgoing, 'oif "lo" accept', "jump refuse"]
-    tables = _inet([], output, [*incoming, 'iif "lo" accept'])
-    return tables + _gate(tuple(links), [])
+    links: what the gate watches; routed: whether the kernel has realms (CONFIG_IP_ROUTE_CLASSID).
+    """
+    outgoing, incoming = _query(hole) if hole else ([], [])
+    inet = _inet([], [*outgoing, 'oif "lo" accept', "jump refuse"], [*incoming, 'iif "lo" accept'])
+    return inet + _gate(tuple(links), [], routed=routed)
 
 
 def opened(policy: Policy) -> str:
     """Only the tunnel, its own packets, replies to connections that came in, and the bypass networks."""
     inet = _inet(_replies(policy), _output(policy), _input(policy), _leaving(policy))
-    return inet + _gate(policy.links, _wireguard(policy, ""))
+    return inet + _gate(policy.links, _wireguard(policy, ""), routed=policy.routed)
 
 
 def creation(ruleset: str) -> str:
@@ -170,13 +168,19 @@ def _inet(replies: list[str], output: list[str], inbound: list[str], leaving: li
     return _table("inet", chains)
 
 
-def _gate(links: tuple[str, ...], wireguard: list[str]) -> str:
+def has_gate(ruleset: str) -> tuple[bool, bool]:
+    """Is the gate in this text, and does it ask whether a packet was routed?"""
+    return f"table netdev {NAME} {{" in ruleset, _ROUTED in ruleset
+
+
+def _gate(links: tuple[str, ...], wireguard: list[str], *, routed: bool) -> str:
     if not links:
         return ""
     devices = f'device "{links[0]}"' if len(links) == 1 else f"devices = {{ {', '.join(links)} }}"
-    rules = ["ether type arp accept", f"meta mark {_PASS} accept", *(f"{rule} accept" for rule in wireguard), "counter"]
-    chain = ("egress", f"type filter hook egress {devices} priority filter; policy drop;", rules)
-    return _table("netdev", [chain])
+    hook = f"type filter hook egress {devices} priority filter; policy drop;"
+    egress = ["ether type arp accept", f"{_ROUTED} jump routed" if routed else "jump routed", "counter"]
+    accepted = [f"meta mark {_PASS} accept", *(f"{rule} accept" for rule in wireguard)]
+    return _table("netdev", [("routed", "", accepted), ("egress", hook, egress)])
 
 
 def _table(family: str, chains: list[tuple[str, str, list[str]]]) -> str:

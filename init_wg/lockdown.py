@@ -37,18 +37,28 @@ def seal() -> bool:
     if os.environ.get("ENABLE_KILL_SWITCH", "true").strip().lower() in ("false", "no", "off", "0"):
         return False
     links = [name for _, name in _socket.if_nameindex() if name not in ("lo", _tunnel())]
-    sealed, without_gate = killswitch.sealed(sorted(links)), killswitch.sealed(())
+    links.sort()
     try:
-        nft.load(killswitch.creation(sealed))
+        nft.load(killswitch.creation(killswitch.sealed(links)))
     except KernelError:
         if in_place():  # by another of us, meanwhile
             return False
-        try:
-            nft.load(killswitch.replacement(sealed))  # a gate was left behind
-        except KernelError:
-            # No egress hook before Linux 5.16, or a link went away meanwhile: the boundary first, alone.
-            nft.load(killswitch.replacement(without_gate))
+        reseal(links)
     return True
+
+
+def reseal(links: list[str]) -> None:
+    """Put the lockdown in place of whatever is there, with the best gate that loads. Raises KernelError.
+
+    No egress hook before Linux 5.16, no realms where they are not compiled in, a link that went away meanwhile:
+    then the boundary first, alone.
+    """
+    for watched, routed in ((links, True), (links, False)):
+        try:
+            return nft.load(killswitch.replacement(killswitch.sealed(watched, routed=routed)))
+        except KernelError:
+            continue
+    return nft.load(killswitch.replacement(killswitch.sealed(())))
 
 
 def in_place() -> bool:

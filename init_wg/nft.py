@@ -31,9 +31,15 @@ def refused() -> dict[str, int]:
     return dict(zip(("tcp", "other"), packets, strict=False))
 
 
-def has_egress_hook(link: str) -> bool:
-    """Does the kernel (5.16 and later) let us watch what leaves a link? Asked without changing anything."""
-    return _nft(("--check", "-f", "-"), killswitch.sealed((link,))).status == 0
+def egress_hook(link: str) -> tuple[bool, bool]:
+    """Does the kernel (5.16 and later) let us watch what leaves a link, and ask whether it was routed?
+
+    Asked without changing anything.
+    """
+    for routed in (True, False):
+        if _nft(("--check", "-f", "-"), killswitch.sealed((link,), routed=routed)).status == 0:
+            return True, routed
+    return False, False
 
 
 def _nft(arguments: tuple[str, ...], text: str) -> process.Result:

@@ -16,12 +16,14 @@ class Policy(NamedTuple):
     """All that the rules depend on. Addresses and networks are text; networks are sorted and disjoint.
 
     links: every interface but the loopback and the tunnel; the gate watches them (none: no egress hook).
+    routed: the gate can ask whether a packet was routed.
     neighbours: where IPv6 neighbour discovery may go beyond link-local (on-link networks, the gateway).
     """
 
     tunnel: str
     uplink: str
     links: tuple[str, ...]
+    routed: bool
     tunnel_addresses: tuple[str, ...]
     pod_addresses: tuple[str, ...]
     endpoints: tuple[tuple[str, int], ...]

@@ -8,7 +8,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from init_wg import bypass, config, desired, device, killswitch, lock, log, netlink, nft, resolve
+from init_wg import bypass, config, desired, device, killswitch, lock, lockdown, log, netlink, nft, resolve
 from init_wg import pod as pods
 from init_wg.errors import ConfigError, HandshakeError, KernelError, VerifyError
 from init_wg.observe import Observation, observe
@@ -148,8 +148,7 @@ def _give_up(comparison: Desired) -> NoReturn:
     """Applied, and still different. If the kill-switch itself cannot be trusted, seal the pod again."""
     steps = comparison.steps
     if any(step.action == "load" for step in steps):
-        links = comparison.pod.links if "table netdev" in comparison.want.ruleset else ()
-        nft.load(killswitch.replacement(killswitch.sealed(links)))
+        lockdown.reseal(list(comparison.pod.links))
     raise VerifyError(
         f"applied, but it reads back different: {'; '.join(map(str, steps[:3]))}; "
         "something else in this pod is changing its network: find it, or give the pod's network to init-wg alone"
@@ -167,17 +166,19 @@ def _compare(
 ) -> Desired:
     pod = pods.discover(seen.kernel, settings.interface)
     chosen = bypass.choose(settings, pod, tunnel, environment.get("KUBERNETES_SERVICE_HOST"))
+    gate, routed = _gate(settings, pod, seen.state.ruleset)
     now = desired.Circumstances(
         kind=kind,
         endpoints=endpoints,
         families=_families(settings.interface),
-        gate=settings.kill_switch and ("table netdev" in seen.state.ruleset or nft.has_egress_hook(pod.links[0])),
+        gate=gate,
+        routed=routed,
         bypass=chosen.networks,
         others=seen.state.others,
         hole=hole,
     )
     want = desired.state(settings, tunnel, pod, now)
-    steps = plan(want, seen.state, killswitch.sealed(pod.links if now.gate else ()))
+    steps = plan(want, seen.state, killswitch.sealed(pod.links if gate else (), routed=routed))
     return Desired(tunnel.name, seen, pod, want, steps, chosen.explanation)
 
 
@@ -292,22 +293,26 @@ def _resolve(
     with resolve.query_socket() as (query, port):
         hole = Hole(tuple(sorted(servers, key=lambda s: (":" in s, resolve.sort_key(s)))), port)
         if settings.kill_switch:
-            nft.load(killswitch.replacement(_with_hole(settings, environment, tunnel, seen, hole)))
+            nft.load(killswitch.replacement(_holding(settings, environment, tunnel, seen, hole)))
         try:
             return resolve.resolve(query, host, servers, tunnel.path)
         finally:
             if settings.kill_switch:
-                nft.load(killswitch.replacement(seen.state.ruleset or killswitch.sealed(())))
+                nft.load(killswitch.replacement(_holding(settings, environment, tunnel, seen, None)))
 
 
-def _with_hole(
-    settings: Settings, environment: Mapping[str, str], tunnel: Tunnel, seen: Observation, hole: Hole
+def _holding(
+    settings: Settings, environment: Mapping[str, str], tunnel: Tunnel, seen: Observation, hole: Hole | None
 ) -> str:
-    """Sealed or opened as it is now, and the hole."""
+    """The kill-switch for the time of the query: sealed if it is, else opened for the device as it is now.
+
+    As designed, not as found: what somebody has changed in it must not be put back.
+    """
     pod = pods.discover(seen.kernel, settings.interface)
-    links = pod.links if "table netdev" in seen.state.ruleset else ()
-    if seen.state.device is None or seen.state.ruleset in ("", killswitch.sealed(links)):
-        return killswitch.sealed_for_query(links, hole)
+    gate, routed = _gate(settings, pod, seen.state.ruleset)
+    links = pod.links if gate else ()
+    if seen.state.device is None or seen.state.ruleset == killswitch.sealed(links, routed=routed):
+        return killswitch.sealed(links, hole, routed=routed)
     now = {peer.public_key: peer.endpoint for peer in seen.state.device.peers if peer.endpoint}
     kind = _preferred_kind(settings, seen.state)
     return _compare(settings, environment, tunnel, seen, kind, now, hole).want.ruleset
@@ -379,6 +384,14 @@ def _preferred_kind(settings: Settings, have: State) -> str:
     if settings.implementation != "auto":
         return WIREGUARD if settings.implementation == "kernel" else TUN
     return have.link.kind if have.link and have.device else WIREGUARD
+
+
+def _gate(settings: Settings, pod: Pod, ruleset: str) -> tuple[bool, bool]:
+    """What of the egress gate the kernel has. A gate that is in place and whole proves it; else ask."""
+    if not settings.kill_switch:
+        return False, False
+    found = killswitch.has_gate(ruleset)
+    return found if all(found) else nft.egress_hook(pod.links[0])
 
 
 def _families(interface: str) -> tuple[int, ...]:
