@@ -93,6 +93,7 @@ class Keeper:
         self.failed_repairs = self.failovers = 0
         self.exit_checks: dict[str, int] = {}
         self._up: bool | None = None
+        self._stopping = False
         self._page = Reply(503, "503 VPN is not active: the watchdog is starting\n")
 
     # --- start and end ---------------------------------------------------------------------------------------------
@@ -114,6 +115,7 @@ class Keeper:
 
     def stop(self) -> None:
         """End in well under a second. The kill-switch and the tunnel stay as they are."""
+        self._stopping = True
         for child in self._children.values():
             child.signal(signal.SIGTERM)
         deadline = self._loop.now() + LAST_GRACE
@@ -253,15 +255,23 @@ class Keeper:
         self._run_before = self._fingerprint()
         command = ("init_wg", "up", *(("--server", run.server) if run.server else ()))
         timeout = RUN_TIMEOUT + max(1, len(self._servers)) * (self._settings.handshake_timeout + 10)
-        self._run = self._spawn(command, timeout, self._ended)
+        self._run = self._spawn(command, timeout, self._ended, quiet=run.why != START)
         if self._run is None:
             self._policy.finished(self._loop.now(), -1, None, None)
 
-    def _spawn(self, command: tuple[str, ...], timeout: float, ended: Callable[[Ended], None]) -> Child | None:
-        """Start a Python module of ours. -P: never from the folder we happen to be in."""
+    def _spawn(
+        self, command: tuple[str, ...], timeout: float, ended: Callable[[Ended], None], *, quiet: bool = False
+    ) -> Child | None:
+        """Start a Python module of ours. -P: never from the folder we happen to be in.
+
+        quiet: a repair is told in one line, by us; unless somebody wants to see everything.
+        """
         argv = (sys.executable, "-P", "-m", *command)
+        environment = dict(self._environment)
+        if quiet and environment.get("LOG_LEVEL", "").lower() != "debug":
+            environment["LOG_LEVEL"] = "warning"
         try:
-            child = Child(self._loop, argv, self._environment, timeout, ended)
+            child = Child(self._loop, argv, environment, timeout, ended)
         except OSError as error:
             self._spawn_error = f"cannot start a program: {error.strerror}"
             self._setup = self._spawn_error
@@ -281,9 +291,9 @@ class Keeper:
             if not pid:
                 return
             child = self._children.pop(pid, None)
-            if child is not None:
+            if child is not None and not self._stopping:
                 child.reaped(status)
-            elif self._look_due is None:
+            elif child is None and self._look_due is None and not self._stopping:
                 # An orphan: perhaps wireguard-go, and its interface with it.
                 self._look_due = self._loop.call_later(DEBOUNCE, self._look_and_go)
 
