@@ -30,9 +30,11 @@ _NEWLINK, _DELLINK, _GETLINK, _NEWADDR, _DELADDR, _GETADDR = 16, 17, 18, 20, 21,
 _NEWROUTE, _DELROUTE, _GETROUTE, _NEWRULE, _DELRULE, _GETRULE = 24, 25, 26, 32, 33, 34
 _NESTED = 0x3FFF  # the two highest bits of an attribute's type are flags
 _HEADER = struct.Struct("=IHHII")
-_KINDS = {1: "unicast", 2: "local", 3: "broadcast", 5: "multicast", 6: "blackhole", 7: "unreachable", 8: "prohibit"}
+_KINDS = {1: "unicast", 2: "local", 3: "broadcast", 4: "anycast", 5: "multicast", 6: "blackhole", 7: "unreachable",
+          8: "prohibit", 9: "throw"}  # fmt: skip
 _ONLINK, _CLONED = 4, 0x200
 _RULE_INVERT = 2
+_NH_ID = 30  # RTA_NH_ID
 
 
 class Interface(NamedTuple):
@@ -179,7 +181,7 @@ def _address(data: bytes) -> InterfaceAddress:
 
 
 def _route(data: bytes, names: dict[int, str]) -> Route | None:
-    family, length, _, _, table, protocol, scope, kind, flags = struct.unpack_from("=BBBBBBBBI", data)
+    family, length, from_length, tos, table, protocol, scope, kind, flags = struct.unpack_from("=BBBBBBBBI", data)
     if family not in (INET, INET6) or flags & _CLONED:
         return None
     found = attributes(data, 12)
@@ -189,6 +191,10 @@ def _route(data: bytes, names: dict[int, str]) -> Route | None:
         size, flags, _, index = struct.unpack_from("=HBBi", found[9])
         hop = {4: struct.pack("=i", index), **attributes(found[9][:size], 8)}
     kind_name = _KINDS.get(kind, str(kind))
+    # RTA_SRC, RTA_NH_ID; 0 is no attribute's type: what the header has goes by it.
+    other = [(kind, found[kind]) for kind in (2, _NH_ID) if kind in found]
+    if from_length or tos:
+        other.append((0, bytes([from_length, tos])))
     gateway = _show(hop[5]) if 5 in hop else _show(hop[18][2:]) if 18 in hop else None
     return Route(
         family=family,
@@ -203,20 +209,22 @@ def _route(data: bytes, names: dict[int, str]) -> Route | None:
         scope=scope,
         onlink=bool(flags & _ONLINK),
         protocol=protocol,
+        other=tuple(other),
     )
 
 
 def _rule(data: bytes) -> Rule:
-    family, to_length, from_length, _, table, _, _, action, flags = struct.unpack_from("=BBBBBBBBI", data)
+    family, to_length, from_length, tos, table, _, _, action, flags = struct.unpack_from("=BBBBBBBBI", data)
     found = attributes(data, 12)
     source = found.get(2)
     suppress = number(found.get(14, b"\xff\xff\xff\xff"))
     # What follows is modelled; the protocol (who made it) and "suppress nothing" are no selectors.
     known = {2, 6, 10, 13, 14, 15, 16, 21}
-    mask = number(found.get(16, b"\xff\xff\xff\xff"))
     other = [(kind, value) for kind, value in sorted(found.items()) if kind not in known]
-    if to_length or (mask != 0xFFFFFFFF and 10 in found) or (from_length and from_length != _bits(family)):
-        other.append((0, bytes([to_length, from_length]) + found.get(16, b"")))
+    # A mark of zero is not shown, but its mask is. 0 is no attribute's type: what the header has goes by it.
+    mask = found[16] if 16 in found and (10 not in found or number(found[16]) != 0xFFFFFFFF) else b""
+    if to_length or tos or mask or from_length not in (0, _bits(family)):
+        other.append((0, bytes([to_length, from_length, tos]) + mask))
     if number(found.get(13, b"\xff\xff\xff\xff")) != 0xFFFFFFFF:
         other.append((13, found[13]))
     return Rule(
@@ -290,26 +298,32 @@ def write_route(kernel: Socket, route: Route, *, add: bool) -> None:
     message["family"], message["dst_len"] = route.family, int(length)
     message["table"] = route.table if route.table < 256 else 252  # RT_TABLE_COMPAT
     message["proto"], message["scope"] = route.protocol, route.scope
-    message["type"] = next(value for value, name in _KINDS.items() if name == route.kind)
+    message["type"] = next((value for value, name in _KINDS.items() if name == route.kind), 0) or int(route.kind)
     message["flags"] = _ONLINK if route.onlink else 0
     attrs: list[tuple[str, Any]] = [("RTA_TABLE", route.table)]
+    shared = any(kind == _NH_ID for kind, _ in route.other)  # its device and gateway are a nexthop object's
     if int(length):
         attrs.append(("RTA_DST", destination))
     if route.metric:
         attrs.append(("RTA_PRIORITY", route.metric))
     if route.source:
         attrs.append(("RTA_PREFSRC", route.source))
-    if route.device:
+    if route.device and not shared:
         attrs.append(("RTA_OIF", index(route.device)))
-    if route.gateway:
+    if route.gateway and not shared:
         foreign = (":" in route.gateway) != (route.family == INET6)
         via = {"family": INET6 if route.family == INET else INET, "addr": route.gateway}
         attrs.append(("RTA_VIA", via) if foreign else ("RTA_GATEWAY", route.gateway))
-    write(kernel, _NEWROUTE if add else _DELROUTE, _EXCLUSIVE_CREATE if add else 0, message, attrs)
+    for kind, value in route.other:
+        if not kind:
+            message["src_len"], message["tos"] = value
+    raw = _raw(route.other)
+    write(kernel, _NEWROUTE if add else _DELROUTE, _EXCLUSIVE_CREATE if add else 0, message, attrs, raw)
 
 
 def write_rule(kernel: Socket, rule: Rule, *, add: bool) -> None:
-    """Add or delete a rule. `other` is not written: such rules are foreign, and only ever deleted."""
+    """Add or delete a rule. To be deleted, a foreign one must be named with all that it has (`other`): the kernel
+    takes the first rule that has what is named, and none if a mask or the target of a goto is missing."""
     message = messages("rtnl.fibmsg").fibmsg()
     message["family"], message["action"] = rule.family, rule.action
     message["table"] = rule.table if rule.table < 256 else 252
@@ -319,23 +333,40 @@ def write_rule(kernel: Socket, rule: Rule, *, add: bool) -> None:
         attrs.append(("FRA_TABLE", rule.table))
     if rule.mark is not None:
         attrs.append(("FRA_FWMARK", rule.mark))
-    if rule.source and not any(kind == 0 for kind, _ in rule.other):
+    if rule.source:
         message["src_len"] = _bits(rule.family)
         attrs.append(("FRA_SRC", rule.source))
     if rule.suppress_prefix_length is not None:
         attrs.append(("FRA_SUPPRESS_PREFIXLEN", rule.suppress_prefix_length))
-    write(kernel, _NEWRULE if add else _DELRULE, _EXCLUSIVE_CREATE if add else 0, message, attrs)
+    for kind, value in rule.other:
+        if not kind:
+            message["dst_len"], message["src_len"], message["tos"] = value[:3]
+            attrs += [("FRA_FWMASK", number(value[3:]))] if value[3:] else []
+    raw = _raw(rule.other)
+    write(kernel, _NEWRULE if add else _DELRULE, _EXCLUSIVE_CREATE if add else 0, message, attrs, raw)
 
 
-def write(kernel: Socket, message_type: int, flags: int, message: Any, attrs: list[tuple[str, Any]]) -> None:
-    """Encode with pyroute2, send without: a name it does not know raises here instead of being dropped."""
+def _raw(other: tuple[tuple[int, bytes], ...]) -> bytes:
+    """Attributes as they came from the kernel."""
+    return b"".join(
+        struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4) for kind, value in other if kind
+    )
+
+
+def write(
+    kernel: Socket, message_type: int, flags: int, message: Any, attrs: list[tuple[str, Any]], raw: bytes = b""
+) -> None:
+    """Encode with pyroute2, send without: a name it does not know raises here instead of being dropped.
+
+    `raw`: attributes that go as they came.
+    """
     known = {entry[-2] for entry in type(message).nla_map}  # of ([number,] name, type)
     unknown = {name for name, _ in attrs} - known
     if unknown:
         raise LookupError(f"pyroute2 has no attribute {', '.join(sorted(unknown))}")
     message["attrs"] = attrs
     message.encode()
-    kernel.request(message_type, flags, bytes(message.data[_HEADER.size :]))
+    kernel.request(message_type, flags, bytes(message.data[_HEADER.size :]) + raw)
 
 
 def messages(name: str) -> Any:

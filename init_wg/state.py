@@ -80,7 +80,8 @@ class Address(NamedTuple):
 
 
 class Route(NamedTuple):
-    """A route. gateway may be of the other family (RTA_VIA); device is None for the unreachable ones."""
+    """A route. gateway may be of the other family (RTA_VIA); device is None for the unreachable ones. `other` holds
+    what we never use (a source prefix, a type of service, a nexthop object), as raw attributes."""
 
     family: int
     table: int
@@ -93,6 +94,7 @@ class Route(NamedTuple):
     scope: int = SCOPE_UNIVERSE
     onlink: bool = False
     protocol: int = PROTOCOL
+    other: tuple[tuple[int, bytes], ...] = ()
 
 
 class Rule(NamedTuple):
