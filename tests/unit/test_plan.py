@@ -1,0 +1,449 @@
+"""init_wg.plan: from what is found to what is wanted, in the order in which nothing can leak.
+
+golden/plan.txt holds every situation with its steps, to be read by people. After an intended change, write it
+anew with `WRITE_GOLDEN=1 pytest tests/unit/test_plan.py`, and read the difference.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from ipaddress import ip_network
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from init_wg import desired
+from init_wg.config import Endpoint, Secret
+from init_wg.plan import Step, plan
+from init_wg.state import (
+    FWMARK,
+    INET,
+    INET6,
+    MAIN_TABLE,
+    PREFERENCE_MAIN,
+    PREFERENCE_REPLY,
+    PREFERENCE_TUNNEL,
+    RECORD_TABLE,
+    TABLE,
+    Address,
+    Device,
+    Link,
+    OtherTunnel,
+    Peer,
+    Route,
+    Rule,
+    State,
+)
+from tests.unit import build
+from tests.unit.build_state import FRESH, ORDINARY, RIGHT, SEALED, UNTOUCHED, World, simulate, wanted
+
+GOLDEN = Path(__file__).parent / "golden" / "plan.txt"
+_T = TypeVar("_T")
+
+
+def the_peer(state: State = RIGHT) -> Peer:
+    assert state.device
+    (peer,) = state.device.peers
+    return peer
+
+
+def with_link(state: State = RIGHT, **changes: object) -> State:
+    assert state.link
+    return state._replace(link=Link(**{**state.link._asdict(), **changes}))
+
+
+def with_device(state: State = RIGHT, **changes: object) -> State:
+    assert state.device
+    return state._replace(device=Device(**{**state.device._asdict(), **changes}))
+
+
+def with_peer(**changes: object) -> State:
+    return with_device(peers=frozenset([Peer(**{**the_peer()._asdict(), **changes})]))
+
+
+def without_link(state: State = RIGHT) -> State:
+    """Deleting a link takes its addresses and its routes along."""
+    routes = frozenset(route for route in state.routes if route.device != "wg0")
+    return state._replace(link=None, device=None, addresses=frozenset(), routes=routes)
+
+
+def down(state: State = RIGHT) -> State:
+    """`ip link set wg0 down`: IPv4 addresses stay, IPv6 ones and all routes go."""
+    gone = frozenset(route for route in state.routes if route.device != "wg0")
+    addresses = frozenset(address for address in state.addresses if address.family == INET)
+    return with_link(state._replace(routes=gone, addresses=addresses), up=False)
+
+
+def without_routes(unwanted: Callable[[Route], bool], state: State = RIGHT) -> State:
+    return state._replace(routes=frozenset(route for route in state.routes if not unwanted(route)))
+
+
+def without_rules(preference: int, family: int) -> State:
+    kept = (rule for rule in RIGHT.rules if (rule.preference, rule.family) != (preference, family))
+    return RIGHT._replace(rules=frozenset(kept))
+
+
+def with_rules(*rules: Rule) -> State:
+    return RIGHT._replace(rules=RIGHT.rules | frozenset(rules))
+
+
+def with_routes(*routes: Route) -> State:
+    return RIGHT._replace(routes=RIGHT.routes | frozenset(routes))
+
+
+def with_ruleset(change: Callable[[str], str]) -> State:
+    changed = change(RIGHT.ruleset)
+    assert changed != RIGHT.ruleset
+    return RIGHT._replace(ruleset=changed)
+
+
+NO_IPV6 = ORDINARY._replace(circumstances=build.circumstances(families=(INET,)))
+NO_KILL_SWITCH = ORDINARY._replace(settings=build.settings(ENABLE_KILL_SWITCH="false"))
+USERSPACE = ORDINARY._replace(circumstances=build.circumstances(kind="tun"))
+FOREIGN_PEER = Peer(build.OTHER_SERVER, None, ("198.51.100.9", 51820), frozenset(["10.9.0.0/16"]), 0)
+ACCEPT_ALL = "chain output {\n\t\ttype filter hook output priority filter; policy accept;"
+
+CASES: dict[str, tuple[State, World]] = {
+    # words: what is found, and the world in which (RIGHT is what an ordinary world wants)
+    "a fresh pod, sealed by the lockdown": (FRESH, ORDINARY),
+    "a fresh pod, sealed, with wireguard-go": (FRESH, USERSPACE),
+    "everything is as it should be": (RIGHT, ORDINARY),
+    # the interface
+    "wg0 was deleted": (without_link(), ORDINARY),
+    "wg0 is a dummy": (without_link()._replace(link=Link("wg0", "dummy", 1500, up=True)), ORDINARY),
+    "wg0 is a dead wireguard-go's, and wireguard-go is wanted": (
+        without_link()._replace(link=Link("wg0", "tun", 1370, up=True)),
+        USERSPACE,
+    ),
+    "wg0 is the kernel's, and wireguard-go is wanted": (RIGHT, USERSPACE),
+    "wg0 is down": (down(), ORDINARY),
+    "wg0 has another MTU": (with_link(mtu=1420), ORDINARY),
+    "wg0 was renamed, and a resolver's route went with it": (
+        without_link()._replace(others=frozenset([OtherTunnel("old", "wireguard", frozenset(["10.64.0.2"]))])),
+        ORDINARY,
+    ),
+    "a stranger's tunnel is beside ours": (
+        wanted(
+            RIGHT._replace(others=frozenset([OtherTunnel("tun0", "tun", frozenset(["10.8.0.2"]))])),
+        ),
+        ORDINARY,
+    ),
+    # WireGuard's settings
+    "the device has no peer": (with_device(peers=frozenset()), ORDINARY),
+    "the device has another's peer": (with_device(peers=frozenset([FOREIGN_PEER])), ORDINARY),
+    "the device has a peer too many": (with_device(peers=frozenset([the_peer(), FOREIGN_PEER])), ORDINARY),
+    "another private key": (with_device(private_key=Secret(build.key("stolen"))), ORDINARY),
+    "another preshared key": (with_peer(preshared_key=Secret(build.key("stolen"))), ORDINARY),
+    "no preshared key": (with_peer(preshared_key=None), ORDINARY),
+    "another endpoint": (with_peer(endpoint=("198.51.100.9", 51820)), ORDINARY),
+    "other allowed IPs, another keepalive": (with_peer(allowed_ips=frozenset(["10.0.0.0/8"]), keepalive=0), ORDINARY),
+    "no fwmark": (with_device(fwmark=0), ORDINARY),
+    "another listen port": (
+        with_device(listen_port=40000),
+        ORDINARY._replace(tunnel=build.tunnel(listen_port=51820)),
+    ),
+    "another listen port, and the file names none": (with_device(listen_port=40000), ORDINARY),
+    # addresses
+    "an address is missing": (
+        RIGHT._replace(addresses=frozenset(a for a in RIGHT.addresses if a.family == INET6)),
+        ORDINARY,
+    ),
+    "an address too many": (
+        RIGHT._replace(addresses=RIGHT.addresses | {Address(INET, "10.99.0.1", 24)}),
+        ORDINARY,
+    ),
+    # rules
+    **{
+        f"rule {preference} is missing{'' if family == INET else ' (IPv6)'}": (
+            without_rules(preference, family),
+            ORDINARY,
+        )
+        for preference in (0, PREFERENCE_REPLY, PREFERENCE_MAIN, PREFERENCE_TUNNEL, 32766)
+        for family in (INET, INET6)
+    },
+    "a rule of somebody's before ours": (with_rules(Rule(INET, 10, MAIN_TABLE)), ORDINARY),
+    "our rule, with a selector that we never use": (
+        with_rules(
+            Rule(INET, PREFERENCE_TUNNEL, TABLE, mark=FWMARK, invert=True, other=((17, b"eth1\0"),)),
+        ),
+        ORDINARY,
+    ),
+    "suppress_prefixlength was lost, as pyroute2 loses it under its own name": (
+        without_rules(PREFERENCE_MAIN, INET)._replace(
+            rules=without_rules(PREFERENCE_MAIN, INET).rules | {Rule(INET, PREFERENCE_MAIN, MAIN_TABLE)}
+        ),
+        ORDINARY,
+    ),
+    # routes
+    "table 51820 was flushed": (without_routes(lambda route: route.table == TABLE), ORDINARY),
+    "the two halves of the internet beside the tunnel": (
+        with_routes(
+            build.route("0.0.0.0/1", gateway="10.244.1.1"),
+            build.route("128.0.0.0/1", gateway="10.244.1.1"),
+        ),
+        ORDINARY,
+    ),
+    "a public host beside the tunnel": (with_routes(build.route("198.51.100.7/32", gateway="10.244.1.1")), ORDINARY),
+    "a public host beside the tunnel, and BYPASS_CIDRS names it": (
+        with_routes(build.route("198.51.100.7/32", gateway="10.244.1.1")),
+        ORDINARY._replace(circumstances=build.circumstances(bypass=(ip_network("198.51.100.0/24"),))),
+    ),
+    "main was flushed": (without_routes(lambda route: route.table == MAIN_TABLE), ORDINARY),
+    "the record was flushed": (without_routes(lambda route: route.table == RECORD_TABLE), ORDINARY),
+    # the kill-switch
+    "the kill-switch was deleted": (RIGHT._replace(ruleset=""), ORDINARY),
+    "the kill-switch and wg0 were deleted": (without_link()._replace(ruleset=""), ORDINARY),
+    "the gate was deleted": (with_ruleset(lambda text: text[: text.index("table netdev")]), ORDINARY),
+    "a rule was added": (with_ruleset(lambda text: text.replace("\t\tjump refuse", "\t\taccept\n\t\tjump refuse")),
+                         ORDINARY),
+    "a rule was removed": (with_ruleset(lambda text: text.replace("\t\tip daddr 127.0.0.11 jump refuse\n", "")),
+                           ORDINARY),
+    "two rules changed places": (
+        with_ruleset(lambda text: text.replace('\t\toif "lo" accept\n', "").replace(
+            "\t\tip daddr 127.0.0.11 jump refuse\n", '\t\toif "lo" accept\n\t\tip daddr 127.0.0.11 jump refuse\n')),
+        ORDINARY,
+    ),
+    "the output's policy is accept": (
+        with_ruleset(lambda text: text.replace(
+            "chain output {\n\t\ttype filter hook output priority filter; policy drop;", ACCEPT_ALL)),
+        ORDINARY,
+    ),
+    "all is there, but the pod is still sealed": (RIGHT._replace(ruleset=SEALED), ORDINARY),
+    "sealed, with wg0 down, a rogue route and a rogue rule": (
+        down()._replace(
+            ruleset=SEALED,
+            rules=RIGHT.rules | {Rule(INET, 10, MAIN_TABLE)},
+            routes=down().routes | {build.route("198.51.100.7/32", gateway="10.244.1.1")},
+        ),
+        ORDINARY,
+    ),
+    "the kill-switch tampered with, and all else broken too": (
+        down()._replace(ruleset="table inet init_wg {\n}\n", rules=frozenset(),
+                        routes=down().routes | {build.route("198.51.100.7/32", gateway="10.244.1.1")}),
+        ORDINARY,
+    ),
+    # the world is another
+    "a fresh pod without IPv6": (
+        FRESH._replace(routes=frozenset(r for r in FRESH.routes if r.family == INET),
+                       rules=frozenset(r for r in FRESH.rules if r.family == INET)),
+        NO_IPV6,
+    ),
+    "ENABLE_KILL_SWITCH=false in a fresh pod": (UNTOUCHED, NO_KILL_SWITCH),
+    "ENABLE_KILL_SWITCH=false where it was true": (RIGHT, NO_KILL_SWITCH),
+    "ENABLE_KILL_SWITCH=false where it was true, and wg0 deleted": (without_link(), NO_KILL_SWITCH),
+    "another server": (
+        RIGHT,
+        ORDINARY._replace(
+            tunnel=build.tunnel(peers=(build.tunnel().peers[0]._replace(
+                public_key=build.OTHER_SERVER, endpoint=Endpoint("198.51.100.9", 51820)),)),
+            circumstances=build.circumstances(endpoints={build.OTHER_SERVER: ("198.51.100.9", 51820)}),
+        ),
+    ),
+}  # fmt: skip
+
+
+def steps_for(have: State, world: World) -> tuple[Step, ...]:
+    return plan(wanted(have, world), have, SEALED)
+
+
+def shown(steps: Iterable[Step]) -> str:
+    return "".join(f"  {step.action:<15}{step}\n" for step in steps) or "  nothing\n"
+
+
+def golden() -> dict[str, str]:
+    blocks = GOLDEN.read_text().split("\n\n") if GOLDEN.exists() else []
+    return {title: body.rstrip("\n") + "\n" for title, _, body in (block.partition("\n") for block in blocks)}
+
+
+DOWN = {"down, from a right state": RIGHT, "down, from a fresh pod": FRESH, "down, where wg0 is gone": without_link()}
+
+
+@pytest.mark.parametrize("title", [*CASES, *DOWN])
+def test_the_steps_of_every_situation(title: str) -> None:
+    if title in DOWN:
+        have = DOWN[title]
+        want = desired.nothing(have)
+        steps = plan(want, have, "")
+    else:
+        have, world = CASES[title]
+        want, steps = wanted(have, world), steps_for(have, world)
+    if os.environ.get("WRITE_GOLDEN"):
+        cases = golden() | {title: shown(steps)}
+        GOLDEN.write_text("\n".join(f"{t}\n{cases[t]}" for t in [*CASES, *DOWN] if t in cases))
+    assert shown(steps) == golden()[title]
+    assert_converges(want, have, steps)
+
+
+def test_golden_has_no_case_that_nobody_tests() -> None:
+    assert list(golden()) == [*CASES, *DOWN]
+
+
+def test_no_golden_word_shows_a_key() -> None:
+    text = GOLDEN.read_text()
+    for name in ("private", "preshared", "stolen", "server", "other server"):
+        assert build.key(name)[:8] not in text
+
+
+def assert_converges(want: State, have: State, steps: tuple[Step, ...]) -> None:
+    """The steps lead to what is wanted, and from there no step is left."""
+    after = simulate(have, steps)
+    if after.device and want.device and want.device.listen_port is None:
+        after = with_device(after, listen_port=None)
+    assert after == want
+    assert plan(want, after, SEALED) == ()
+
+
+# --- any found state ---------------------------------------------------------------------------------------------
+
+WORLDS = (ORDINARY, USERSPACE, NO_IPV6, NO_KILL_SWITCH)
+ROGUE_RULES = (
+    Rule(INET, 10, MAIN_TABLE),
+    Rule(INET6, 299, MAIN_TABLE, mark=7),
+    Rule(INET, PREFERENCE_TUNNEL, TABLE, mark=FWMARK),
+    Rule(INET, PREFERENCE_MAIN, MAIN_TABLE),
+    Rule(INET6, 0, 255, other=((0, b"\x08\x00"),)),
+)
+ROGUE_ROUTES = (
+    build.route("0.0.0.0/1", gateway="10.244.1.1"),
+    build.route("198.51.100.7/32", gateway="10.244.1.1"),
+    build.route("2001:db8::/32", gateway="fd00:244:1::1"),
+    Route(INET, TABLE, "0.0.0.0/0", "eth0", gateway="10.244.1.1"),
+    Route(INET, TABLE, "203.0.113.0/24", "eth0", gateway="10.244.1.1"),
+    Route(INET, MAIN_TABLE, "10.96.0.0/12", "eth0", gateway="10.244.1.9"),
+)
+LINKS = (
+    None,
+    Link("wg0", "wireguard", 1370, up=True),
+    Link("wg0", "wireguard", 1370, up=False),
+    Link("wg0", "wireguard", 1500, up=True),
+    Link("wg0", "tun", 1370, up=True),
+    Link("wg0", "dummy", 1500, up=True),
+)
+RULESETS = (
+    SEALED,
+    RIGHT.ruleset,
+    "",
+    "table inet init_wg {\n}\n",
+    RIGHT.ruleset.replace("policy drop", "policy accept"),
+)
+PEERS = (
+    (),
+    (the_peer(),),
+    (the_peer()._replace(endpoint=("198.51.100.9", 1)),),
+    (the_peer()._replace(allowed_ips=frozenset(["::/0"])), FOREIGN_PEER._replace(allowed_ips=frozenset(["0.0.0.0/0"]))),
+    (FOREIGN_PEER,),
+)
+OTHERS = (
+    frozenset[OtherTunnel](),
+    frozenset([OtherTunnel("old", "wireguard", frozenset(["10.64.0.2"]))]),
+    frozenset([OtherTunnel("tun0", "tun", frozenset(["10.8.0.2"]))]),
+)
+
+
+def some(items: Iterable[_T]) -> st.SearchStrategy[frozenset[_T]]:
+    """Any subset; often all of it, because one broken thing among right ones is the usual case."""
+    listed = sorted(items, key=repr)
+    return st.just(frozenset(listed)) | st.frozensets(st.sampled_from(listed))
+
+
+@st.composite
+def found(draw: st.DrawFn) -> State:
+    """Whatever the kernel can hold: no routes on a link that is down or not there, no settings on a foreign one."""
+    link = draw(st.sampled_from(LINKS))
+    routes = draw(some(RIGHT.routes)) | draw(st.frozensets(st.sampled_from(ROGUE_ROUTES)))
+    if not any(r.destination == "0.0.0.0/0" and r.table in (MAIN_TABLE, RECORD_TABLE) for r in routes):
+        routes |= {build.MAIN_ROUTES[0]}  # without any default route there is no uplink, and no plan
+    if link is None or not link.up:
+        routes = frozenset(route for route in routes if route.device != "wg0")
+    answers = link is not None and link.kind != "dummy" and draw(st.booleans())
+    private = draw(st.sampled_from((build.PRIVATE, Secret(build.key("stolen")))))
+    device = Device(
+        private, draw(st.sampled_from((0, 51820))), draw(st.sampled_from((0, FWMARK))),
+        frozenset(draw(st.sampled_from(PEERS))),
+    )  # fmt: skip
+    addresses = draw(some(RIGHT.addresses)) | draw(st.sampled_from([frozenset(), {Address(INET, "10.99.0.1", 24)}]))
+    return State(
+        link=link,
+        device=device if answers else None,
+        addresses=addresses if link else frozenset(),
+        routes=routes,
+        rules=draw(some(RIGHT.rules)) | draw(st.frozensets(st.sampled_from(ROGUE_RULES))),
+        others=draw(st.sampled_from(OTHERS)),
+        ruleset=draw(st.sampled_from(RULESETS)),
+    )
+
+
+@settings(max_examples=400, deadline=None)
+@given(have=found(), world=st.sampled_from(WORLDS))
+def test_every_found_state_converges_and_then_nothing_is_left(have: State, world: World) -> None:
+    want = wanted(have, world)
+    assert_converges(want, have, plan(want, have, SEALED))
+
+
+@settings(max_examples=150, deadline=None)
+@given(have=found())
+def test_down_takes_everything_away_and_the_kill_switch_last(have: State) -> None:
+    want = desired.nothing(have)
+    steps = plan(want, have, "")
+    assert_converges(want, have, steps)
+    actions = [step.action for step in steps]
+    assert ("unload" in actions) == bool(have.ruleset)
+    assert "unload" not in actions[:-1]
+
+
+@settings(max_examples=400, deadline=None)
+@given(have=found(), world=st.sampled_from((ORDINARY, USERSPACE, NO_IPV6)))
+def test_nothing_opens_before_it_may(have: State, world: World) -> None:
+    want = wanted(have, world)
+    steps = plan(want, have, SEALED)
+    actions = [step.action for step in steps]
+
+    def before(first: Iterable[str], then: str) -> bool:
+        """No step of `first` comes after one that is `then`."""
+        return then not in actions or not set(first) & set(actions[actions.index(then) :])
+
+    if have.ruleset not in (SEALED, want.ruleset):
+        assert actions[0] == "load"
+    if have.ruleset == want.ruleset:
+        assert "load" not in actions
+    if have.ruleset == SEALED:
+        mended = ("delete-route", "delete-rule", "delete-address", "delete-link", "create-link", "configure")
+        assert before((*mended, "set-mtu", "add-address", "add-rule"), "load")
+        assert not any(step.item.kind == "unreachable" for step in after(steps, "load") if step.action == "add-route")
+        assert before(("load",), "link-up")
+    assert actions.count("load") <= 1
+    assert before(("configure", "create-link", "add-address"), "link-up")
+    default = [n for n, s in enumerate(steps) if s.action == "add-route" and s.item.kind == "unreachable"]
+    assert not default or "add-rule" not in actions[: max(default)]
+    # Leaks are taken away before anything is made.
+    made = [n for n, action in enumerate(actions) if action in ("create-link", "add-rule", "add-route", "link-up")]
+    gone = [n for n, action in enumerate(actions) if action in ("delete-route", "delete-rule")]
+    assert not made or not gone or max(gone) < min(made)
+
+
+@settings(max_examples=200, deadline=None)
+@given(have=found(), world=st.sampled_from((ORDINARY, USERSPACE)), stop=st.integers(0, 60))
+def test_a_plan_broken_off_anywhere_is_taken_up_again(have: State, world: World, stop: int) -> None:
+    """Killed between two steps: the next run sees what is left, wants what it then wants, and gets there."""
+    half = simulate(have, plan(wanted(have, world), have, SEALED)[:stop])
+    again = wanted(half, world)
+    assert_converges(again, half, plan(again, half, SEALED))
+
+
+@settings(max_examples=200, deadline=None)
+@given(have=found())
+def test_a_session_survives_unless_its_own_settings_differ(have: State) -> None:
+    """The device is neither made anew nor its peer set again for anything else that drifted."""
+    have = have._replace(link=RIGHT.link, device=RIGHT.device)
+    actions = {step.action for step in plan(wanted(have), have, SEALED)}
+    assert not actions & {"create-link", "configure", "link-up", "set-mtu"}
+    assert "delete-link" not in actions or have.others == OTHERS[1]
+
+
+def after(steps: tuple[Step, ...], action: str) -> tuple[Step, ...]:
+    names = [step.action for step in steps]
+    return steps[names.index(action) :] if action in names else ()
