@@ -65,11 +65,12 @@ def test_any_opened_kill_switch_is_listed_as_it_was_written(listed: Callable[[st
 @given(
     links=st.lists(st.sampled_from(LINKS), unique=True),
     hole=st.none() | st.builds(Hole, build.hosts(least=1), build.ports),
+    routed=st.booleans(),
 )
 def test_any_lockdown_is_listed_as_it_was_written(
-    listed: Callable[[str], str], links: list[str], hole: Hole | None
+    listed: Callable[[str], str], links: list[str], hole: Hole | None, routed: bool
 ) -> None:
-    text = killswitch.sealed_for_query(sorted(links), hole) if hole else killswitch.sealed(sorted(links))
+    text = killswitch.sealed(sorted(links), hole, routed=routed)
     assert listed(text) == text
 
 
@@ -83,6 +84,7 @@ def test_2000_networks_of_each_family(listed: Callable[[str], str], step: int) -
             tunnel="wg0",
             uplink="eth0",
             links=("eth0",),
+            routed=True,
             tunnel_addresses=("10.64.0.2", "fc00:bbbb::2"),
             pod_addresses=("10.244.1.7", "fd00:244:1::7"),
             endpoints=(("192.0.2.1", 51820),),

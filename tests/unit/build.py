@@ -10,7 +10,8 @@ from typing import Any
 from hypothesis import strategies as st
 
 from init_wg import networks
-from init_wg.config import Endpoint, Peer, Secret, Tunnel
+from init_wg.config import Endpoint, Peer, Tunnel
+from init_wg.secret import Secret
 from init_wg.desired import Circumstances
 from init_wg.netlink import Interface, InterfaceAddress, Snapshot
 from init_wg.pod import Pod, discover
@@ -102,6 +103,7 @@ def circumstances(**changes: Any) -> Circumstances:
         endpoints={SERVER: ENDPOINT},
         families=(INET, INET6),
         gate=True,
+        routed=True,
         bypass=(ip_network("10.96.0.0/12"), ip_network("10.244.0.0/16"), ip_network("fd00:244:1::/64")),
         others=frozenset(),
     )
@@ -147,6 +149,7 @@ def policy(draw: st.DrawFn, links: tuple[str, ...] | None = None) -> Policy:
         tunnel=draw(names),
         uplink=draw(names),
         links=tuple(sorted(gated)),
+        routed=draw(st.booleans()),
         tunnel_addresses=draw(hosts(least=1)),
         pod_addresses=draw(hosts(least=1)),
         endpoints=tuple(sorted(draw(st.sets(st.tuples((ipv4 | ipv6).map(str), ports), max_size=4)))),
