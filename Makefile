@@ -1,13 +1,38 @@
 # Every target does its own set-up on a fresh machine (root and apt for what needs the network).
 PY := .venv/bin/python
-TOOLS := python3-venv nftables iproute2 wireguard-go wireguard-tools tcpdump iputils-ping
+TOOLS := python3-venv nftables iproute2 wireguard-go wireguard-tools tcpdump iputils-ping procps
+BENCH_TOOLS := iperf3 wrk
+# One package per line, with comments.
+KERNEL_TOOLS = $(shell sed 's/\#.*//' tests/kernel/packages.txt)
 
-.PHONY: check test
+.PHONY: demo test test-unit check bench clean
+
+# What leaves a pod without, with init-wg and with wg-quick, judged on its node. Root; under a minute.
+demo:
+	@tests/prepare.sh $(TOOLS)
+	@$(PY) -m tests.demo
+
+test:
+	tests/prepare.sh $(TOOLS) $(KERNEL_TOOLS)
+	$(PY) -m pytest
+
+# The pure parts: no root, any system with Python.
+test-unit: .venv/.prepared
+	$(PY) -m pytest tests/unit
 
 check: .venv/.prepared
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy
+
+# Root. BENCH="name name ..." selects; an unknown name lists them.
+bench:
+	@tests/prepare.sh $(TOOLS) $(BENCH_TOOLS)
+	@$(PY) -m tests.bench $(BENCH)
+
+clean:
+	rm -rf .venv .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.prepared: pyproject.toml constraints.txt
 	tests/prepare.sh

@@ -304,9 +304,12 @@ class Provider(Member):
         self.run(["wg", "set", "wg0", *peer])
 
     def silence(self) -> None:
-        """Answer nothing any more: what comes is dropped before WireGuard sees it, as a dead server would."""
-        rule = f"type filter hook input priority 0; udp dport {WIREGUARD_PORT} drop"
-        self.run(["nft", "-f", "-"], stdin=f"table inet silent {{ chain in {{ {rule}; }}; }}\n")
+        """Hear and say nothing any more, like a server that has died: not even what others push to the pod."""
+        chains = "".join(
+            f"chain {hook} {{ type filter hook {hook} priority 0; udp {port} {WIREGUARD_PORT} drop; }}\n"
+            for hook, port in (("input", "dport"), ("output", "sport"))
+        )
+        self.run(["nft", "-f", "-"], stdin=f"table inet silent {{\n{chains}}}\n")
 
     def speak(self) -> None:
         """The end of silence()."""
