@@ -15,7 +15,8 @@ guest, or none that ended in order).
     stdout       <── second serial line ── the command's output
 
 The guest sees every file, program and virtual environment of the host; what it writes goes away with it.
-It has no network but what it makes itself.
+It has no network but what it makes itself. virtiofsd holds a descriptor for each file looked at: a command that
+walks the whole host may meet "Too many open files".
 """
 
 import argparse
@@ -222,8 +223,9 @@ def file_server(scratch: Path) -> Iterator[None]:
         # Made here, QEMU can connect at once, and virtiofsd leaves no lock file in /run.
         listener.bind(str(scratch / "files.sock"))
         listener.listen(1)
-        options = ["-o", "source=/", "-o", "cache=always", "-o", "sandbox=chroot", f"--fd={listener.fileno()}"]
-        with process([VIRTIOFSD, *options], scratch / "virtiofsd.log", files=[listener.fileno()]):
+        options = "source=/,cache=always,sandbox=chroot,log_level=warn"
+        command = [VIRTIOFSD, "-o", options, f"--fd={listener.fileno()}"]
+        with process(command, scratch / "virtiofsd.log", files=[listener.fileno()]):
             listener.close()  # so that QEMU is refused, not left waiting, when virtiofsd dies
             yield
 
