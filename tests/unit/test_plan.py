@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from init_wg import desired
-from init_wg.config import Endpoint, Secret
+from init_wg.config import Endpoint
+from init_wg.secret import Secret
 from init_wg.plan import Step, plan
 from init_wg.state import (
     FWMARK,
@@ -377,14 +378,14 @@ def found(draw: st.DrawFn) -> State:
     )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(have=found(), world=st.sampled_from(WORLDS))
 def test_every_found_state_converges_and_then_nothing_is_left(have: State, world: World) -> None:
     want = wanted(have, world)
     assert_converges(want, have, plan(want, have, SEALED))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(have=found())
 def test_down_takes_everything_away_and_the_kill_switch_last(have: State) -> None:
     want = desired.nothing(have)
@@ -395,7 +396,7 @@ def test_down_takes_everything_away_and_the_kill_switch_last(have: State) -> Non
     assert "unload" not in actions[:-1]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(have=found(), world=st.sampled_from((ORDINARY, USERSPACE, NO_IPV6)))
 def test_nothing_opens_before_it_may(have: State, world: World) -> None:
     want = wanted(have, world)
@@ -425,7 +426,7 @@ def test_nothing_opens_before_it_may(have: State, world: World) -> None:
     assert not made or not gone or max(gone) < min(made)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(have=found(), world=st.sampled_from((ORDINARY, USERSPACE)), stop=st.integers(0, 60))
 def test_a_plan_broken_off_anywhere_is_taken_up_again(have: State, world: World, stop: int) -> None:
     """Killed between two steps: the next run sees what is left, wants what it then wants, and gets there."""
@@ -434,7 +435,7 @@ def test_a_plan_broken_off_anywhere_is_taken_up_again(have: State, world: World,
     assert_converges(again, half, plan(again, half, SEALED))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(have=found())
 def test_a_session_survives_unless_its_own_settings_differ(have: State) -> None:
     """The device is neither made anew nor its peer set again for anything else that drifted."""

@@ -1,0 +1,257 @@
+"""init_wg.killswitch: the text that decides what may leave.
+
+golden/*.nft are whole rulesets, to be read by people; `WRITE_GOLDEN=1 pytest tests/unit/test_killswitch.py` writes
+them anew. That nft understands and returns them byte for byte is tested in tests/netns/test_killswitch_text.py.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from init_wg import killswitch
+from init_wg.policy import Hole, Policy
+from init_wg.state import FWMARK, PASS_MARK
+from tests.unit import build
+
+GOLDEN = Path(__file__).parent / "golden"
+ORDINARY = Policy(
+    tunnel="wg0",
+    uplink="eth0",
+    links=("eth0",),
+    routed=True,
+    tunnel_addresses=("10.64.0.2", "fc00:bbbb::2"),
+    pod_addresses=("10.244.1.7", "fd00:244:1::7"),
+    endpoints=(("192.0.2.1", 51820),),
+    bypass=("10.96.0.0/12", "10.244.0.0/16", "fd00:244:1::/64"),
+    neighbours=("fd00:244:1::/64", "fe80::/10", "ff02::/16"),
+    input_ports=(),
+    resolve_anywhere=False,
+)
+HOLE = Hole(("10.96.0.10", "fd00:96::a"), 40000)
+RULESETS = {
+    "sealed": killswitch.sealed(("eth0",)),
+    "sealed-with-hole": killswitch.sealed(("eth0",), HOLE),
+    "sealed-without-gate": killswitch.sealed(()),
+    "opened": killswitch.opened(ORDINARY),
+    "opened-with-hole": killswitch.opened(ORDINARY._replace(hole=HOLE)),
+    "opened-without-gate": killswitch.opened(ORDINARY._replace(links=())),
+    "opened-without-realms": killswitch.opened(ORDINARY._replace(routed=False)),
+    "opened-several-links": killswitch.opened(ORDINARY._replace(links=("eth0", "net1"))),
+    "opened-input-ports": killswitch.opened(ORDINARY._replace(input_ports=(6881, 51413))),
+    "opened-several-endpoints": killswitch.opened(
+        ORDINARY._replace(endpoints=(("192.0.2.1", 51820), ("198.51.100.2", 443), ("2001:db8::1", 51820)))
+    ),
+    "opened-cluster-dns": killswitch.opened(ORDINARY._replace(resolve_anywhere=True)),
+    "opened-v4-only": killswitch.opened(
+        ORDINARY._replace(
+            tunnel_addresses=("10.64.0.2",),
+            pod_addresses=("10.244.1.7",),
+            bypass=("10.96.0.0/12",),
+            neighbours=("fe80::/10", "ff02::/16"),
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RULESETS)
+def test_the_whole_text(name: str) -> None:
+    file = GOLDEN / f"{name}.nft"
+    if os.environ.get("WRITE_GOLDEN"):
+        file.write_text(RULESETS[name])
+    assert RULESETS[name] == file.read_text()
+
+
+def test_every_golden_ruleset_is_tested() -> None:
+    assert {file.stem for file in GOLDEN.glob("*.nft")} == set(RULESETS)
+
+
+def test_the_marks_are_those_of_state() -> None:
+    """killswitch spells them itself: importing state before the lockdown would cost more than the lockdown."""
+    marks = set(re.findall(r"mark (?:set )?(0x\w+)", RULESETS["opened"]))
+    assert marks == {f"{FWMARK:#010x}", f"{PASS_MARK:#010x}"}
+
+
+# --- reviewing any text ------------------------------------------------------------------------------------------
+
+V4, V6 = r"(?:\d+\.){3}\d+(?:/\d+)?", r"[0-9a-f:]*:[0-9a-f:]*(?:/\d+)?"
+ONE = rf"(?:{V4}|{V6})(?:-(?:{V4}|{V6}))?"
+ANY = rf"(?:{ONE}|{{ {ONE}(?:, {ONE})+ }})"
+HOST = rf"(?:ip daddr {V4}|ip6 daddr {V6})"
+NEIGHBOURS = "nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert"
+PASS = r"meta mark set 0x0000ca6d accept"
+WIREGUARD = (
+    rf"meta mark 0x0000ca6c {HOST} udp dport \d+ @th,64,32 {{ 0x1000000, 0x2000000, 0x3000000, 0x4000000 }} accept"
+)
+#: All that may ever be accepted on the way out. A new line in the kill-switch has to be argued for here.
+OUTPUT = (
+    r'oif "lo" accept',
+    # into the tunnel, with the tunnel's own address
+    rf'oifname "(?P<tunnel>[^"]+)" (?:ip|ip6) saddr {ANY} accept',
+    # WireGuard's own packets: mark, address, port and form
+    rf'oifname "(?P<uplink>[^"]+)" {WIREGUARD}',
+    # replies to connections that came in
+    rf'oifname "(?P<uplink>[^"]+)" ct direction reply ct original ip daddr {ANY} {PASS}',
+    rf"ct direction reply ct original ip6 daddr {ANY} {PASS}",
+    # neighbour discovery, on the link only (hop limit 255)
+    rf'oifname "(?P<uplink>[^"]+)" icmpv6 type {{ {NEIGHBOURS} }} ip6 hoplimit 255 ip6 daddr {ANY} {PASS}',
+    # what bypasses the tunnel by name
+    rf'oifname "(?P<uplink>[^"]+)" (?:ip|ip6) daddr {ANY} {PASS}',
+)
+#: The hole for a query: our mark, these resolvers, this source port, and 53 as what was asked for.
+QUERY = rf"meta mark 0x0000ca6c (?:ip|ip6) daddr {ANY} udp sport \d+ ct original proto-dst 53 {PASS}"
+LEAVING = (
+    r'oif "lo" accept',
+    r'oifname "(?P<tunnel>[^"]+)" accept',
+    r'oifname "(?P<uplink>[^"]+)" meta mark 0x0000ca6d accept',
+    rf'oifname "(?P<uplink>[^"]+)" {WIREGUARD}',
+)
+ROUTED = (r"meta mark 0x0000ca6d accept", WIREGUARD)
+BASE = {
+    "output": "type filter hook output priority filter; policy drop;",
+    "input": "type filter hook input priority filter; policy drop;",
+    "forward": "type filter hook forward priority filter; policy drop;",
+    "leaving": "type filter hook postrouting priority filter; policy drop;",
+    "replies": "type route hook output priority mangle; policy accept;",
+}
+
+
+def chains(text: str) -> dict[str, list[str]]:
+    """Chain -> its lines."""
+    found = re.findall(r"\tchain (\w+) \{\n(.*?)\t\}\n", text, re.DOTALL)
+    return {name: [line.strip() for line in body.splitlines()] for name, body in found}
+
+
+def review(text: str, tunnel: str, uplink: str, *, hole: bool) -> None:
+    """What a reviewer checks, on whatever text: nothing but the shapes above is let out."""
+    seen = chains(text)
+    assert {name: lines[0] for name, lines in seen.items() if name in BASE} == {
+        name: hook for name, hook in BASE.items() if name in seen
+    }
+    assert {"output", "input", "forward", "refuse"} <= set(seen)
+    assert seen["forward"] == [BASE["forward"]]
+    assert seen["output"][-1] == "jump refuse"
+    assert not any("accept" in line for line in seen["refuse"])
+    assert not any(word in line for line in seen["output"] for word in ("established", "related", "queue", "return"))
+    shapes = {"output": (*OUTPUT, *([QUERY] if hole else [])), "leaving": LEAVING, "routed": ROUTED}
+    for name, allowed in shapes.items():
+        for line in seen.get(name, [])[1 if name in BASE else 0 :]:
+            if not re.search(r"\baccept\b", line):
+                continue
+            matches = [match for shape in allowed if (match := re.fullmatch(shape, line))]
+            assert matches, f"{name}: {line}"
+            assert {"tunnel": tunnel, "uplink": uplink}.items() >= matches[0].groupdict().items()
+    for line in seen.get("replies", [])[1:]:  # marks only; the verdict is the output chain's
+        assert re.fullmatch(rf"ct direction reply ct original ip6 daddr {ANY} meta mark set 0x0000ca6d", line)
+    if "egress" in seen:
+        assert re.fullmatch(
+            r"type filter hook egress device(?:s =)? .* priority filter; policy drop;", seen["egress"][0]
+        )
+        accepts = [line for line in seen["egress"][1:] if "accept" in line or "jump" in line]
+        assert accepts[0] == "ether type arp accept"
+        assert accepts[1:] in (["meta rtclassid != 4294967295 jump routed"], ["jump routed"])
+
+
+@settings(max_examples=120, deadline=None)
+@given(policy=build.policy())
+def test_any_opened_kill_switch_lets_out_only_what_is_allowed(policy: Policy) -> None:
+    text = killswitch.opened(policy)
+    review(text, policy.tunnel, policy.uplink, hole=policy.hole is not None)
+    output = chains(text)["output"]
+    # Every endpoint and nothing else is reached by WireGuard's packets.
+    ends = re.findall(r"meta mark 0x0000ca6c (?:ip|ip6) daddr (\S+) udp dport (\d+)", "\n".join(output))
+    assert ends == [(address, str(port)) for address, port in policy.endpoints]
+    # DNS and Docker's resolver are refused before a wider rule could accept them.
+    if not policy.resolve_anywhere:
+        refused = output.index("meta l4proto { tcp, udp } th dport { 53, 853 } jump refuse")
+        assert not any(re.fullmatch(OUTPUT[-1], line) for line in output[:refused])
+        assert output.index("ip daddr 127.0.0.11 jump refuse") < output.index('oif "lo" accept')
+    beside_tunnel = [line for line in output if re.fullmatch(OUTPUT[-1], line)]
+    assert len(beside_tunnel) == len({":" in network for network in policy.bypass})
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    links=st.lists(build.names, unique=True, max_size=4),
+    hole=st.none() | st.builds(Hole, build.hosts(least=1), build.ports),
+    routed=st.booleans(),
+)
+def test_any_lockdown_lets_out_nothing(links: list[str], hole: Hole | None, routed: bool) -> None:
+    text = killswitch.sealed(links, hole, routed=routed)
+    review(text, "", "", hole=hole is not None)
+    output = [line for line in chains(text)["output"] if re.search(r"\baccept\b", line)]
+    assert [line for line in output if not re.fullmatch(QUERY, line)] == ['oif "lo" accept']
+    assert ("table netdev" in text) == bool(links)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "accept",
+        "ct state established accept",
+        "meta mark 0x0000ca6c accept",
+        'oifname "eth0" meta mark 0x0000ca6c udp dport 51820 accept',
+        'oifname "eth0" ct direction reply accept',
+        'oifname "eth0" accept',
+        'oifname "eth1" ip daddr 10.0.0.0/8 meta mark set 0x0000ca6d accept',
+        'oifname "wg0" accept',
+        "udp dport 53 accept",
+    ],
+)
+def test_the_reviewer_notices(line: str) -> None:
+    """Positive control: each of these would leak, in a chain that is right otherwise."""
+    text = RULESETS["opened"]
+    review(text, "wg0", "eth0", hole=False)
+    with pytest.raises(AssertionError):
+        review(text.replace("\t\tjump refuse", f"\t\t{line}\n\t\tjump refuse"), "wg0", "eth0", hole=False)
+
+
+@pytest.mark.parametrize("hook", ["output", "input", "forward", "postrouting", "egress"])
+def test_the_reviewer_notices_a_policy(hook: str) -> None:
+    changed = re.sub(rf"(hook {hook} .*)policy drop", r"\1policy accept", RULESETS["opened"])
+    assert changed != RULESETS["opened"]
+    with pytest.raises(AssertionError):
+        review(changed, "wg0", "eth0", hole=False)
+
+
+def test_what_comes_in() -> None:
+    lines = chains(RULESETS["opened"])["input"]
+    to_tunnel = lines.index("ip daddr 10.64.0.2 drop")
+    assert lines.index("ip6 daddr fc00:bbbb::2 drop") == to_tunnel + 1
+    # CVE-2019-14899: nothing from the uplink is accepted before that, and from the tunnel only what we asked for.
+    assert [line for line in lines[:to_tunnel] if "accept" in line] == [
+        'iif "lo" accept',
+        'iifname "wg0" ct state established,related accept',
+    ]
+    assert not any(line.startswith('iifname "wg0"') for line in lines[to_tunnel:])
+
+
+# --- loading -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", RULESETS)
+def test_replacing_is_one_transaction_over_what_the_text_has(name: str) -> None:
+    text = RULESETS[name]
+    families = ["inet", "netdev"] if "table netdev" in text else ["inet"]
+    before = "".join(f"table {family} init_wg\ndelete table {family} init_wg\n" for family in families)
+    assert killswitch.replacement(text) == before + text
+    assert killswitch.creation(text) == "".join(f"create table {family} init_wg\n" for family in families) + text
+
+
+def test_removal_names_only_our_tables() -> None:
+    assert killswitch.removal().split("\n") == [
+        "table inet init_wg", "delete table inet init_wg", "table netdev init_wg", "delete table netdev init_wg", "",
+    ]  # fmt: skip
+    assert all("flush" not in text for text in RULESETS.values())
+
+
+@pytest.mark.parametrize(("name", "expected"), [
+    ("opened", (True, True)), ("opened-without-realms", (True, False)), ("opened-without-gate", (False, False)),
+])  # fmt: skip
+def test_which_gate_is_in_a_text(name: str, expected: tuple[bool, bool]) -> None:
+    assert killswitch.has_gate(RULESETS[name]) == expected
