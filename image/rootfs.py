@@ -35,19 +35,24 @@ DATA = ("/etc/protocols",)
 
 # Of the standard library, what no program without a terminal, a window or a compiler uses. All else stays: a module
 # that only a rare failure imports must be there when it fails.
-LEFT_OUT = """
-    __phello__ _aix_support.py _bootsubprocess.py _osx_support.py antigravity.py asyncio bdb.py cProfile.py cgi.py cgitb.py
-    chunk.py config-3.11* crypt.py ctypes/macholib ctypes/test curses dbm distutils doctest.py ensurepip ftplib.py
-    idlelib imaplib.py imghdr.py lib2to3 mailbox.py mailcap.py msilib multiprocessing nntplib.py pdb.py pickletools.py pipes.py plistlib.py
-    poplib.py profile.py pstats.py pty.py pyclbr.py pydoc.py pydoc_data rlcompleter.py sched.py shelve.py smtpd.py
-    smtplib.py sndhdr.py sqlite3 sunau.py tabnanny.py telnetlib.py test this.py tkinter tomllib trace.py tty.py
-    turtle.py turtledemo unittest uu.py venv wave.py webbrowser.py wsgiref xdrlib.py xml xmlrpc zipapp.py zoneinfo
-    __pycache__ _sysconfigdata*.py aifc.py dist-packages site-packages sitecustomize.py EXTERNALLY-MANAGED
-""".split()
-LEFT_OUT_EXTENSIONS = """
-    _asyncio _codecs_* _crypt _ctypes_test _curses* _dbm _gdbm _elementtree _lsprof _multiprocessing _posixshmem _sqlite3 _test* _tkinter _xx* audioop nis ossaudiodev
-    readline xxlimited*
-""".split()
+LEFT_OUT = [
+    "aifc.py", "_aix_support.py", "antigravity.py", "asyncio", "bdb.py", "_bootsubprocess.py", "cgi.py", "cgitb.py",
+    "chunk.py", "config-3.11*", "cProfile.py", "crypt.py", "ctypes/macholib", "ctypes/test", "curses", "dbm",
+    "dist-packages", "distutils", "doctest.py", "encodings/cp[0235789]*", "encodings/mac_*", "ensurepip",
+    "EXTERNALLY-MANAGED", "ftplib.py", "idlelib", "imaplib.py", "imghdr.py", "lib2to3", "mailbox.py", "mailcap.py",
+    "msilib", "multiprocessing", "nntplib.py", "_osx_support.py", "pdb.py", "__phello__", "pickletools.py",
+    "pipes.py", "plistlib.py", "poplib.py", "profile.py", "pstats.py", "pty.py", "__pycache__", "pyclbr.py",
+    "pydoc.py", "pydoc_data", "rlcompleter.py", "sched.py", "shelve.py", "site-packages", "sitecustomize.py",
+    "smtpd.py", "smtplib.py", "sndhdr.py", "sqlite3", "sunau.py", "_sysconfigdata*.py", "tabnanny.py",
+    "telnetlib.py", "test", "this.py", "tkinter", "tomllib", "trace.py", "tty.py", "turtle.py", "turtledemo",
+    "unittest", "uu.py", "venv", "wave.py", "webbrowser.py", "wsgiref", "xdrlib.py", "xml", "xmlrpc", "zipapp.py",
+    "zoneinfo",
+]  # fmt: skip
+LEFT_OUT_EXTENSIONS = [
+    "_asyncio", "audioop", "_codecs_*", "_crypt", "_ctypes_test", "_curses*", "_dbm", "_elementtree", "_gdbm",
+    "_lsprof", "_multiprocessing", "nis", "ossaudiodev", "_posixshmem", "readline", "_sqlite3", "_test*",
+    "_tkinter", "_xx*", "xxlimited*",
+]  # fmt: skip
 
 
 def main(root: Path, venv: Path) -> None:
