@@ -74,9 +74,9 @@ def _run(arguments: list[str]) -> int:
 
 
 def _up(server: str | None) -> int:
-    from init_wg import reconcile, settings
+    from init_wg import connect, settings
 
-    reconcile.up(settings.read(os.environ), os.environ, server)
+    connect.up(settings.read(os.environ), os.environ, server)
     return DONE
 
 
@@ -92,9 +92,9 @@ def _hold() -> int:
 
 
 def _check() -> int:
-    from init_wg import reconcile, settings
+    from init_wg import connect, settings
 
-    steps = reconcile.check(settings.read(os.environ), os.environ)
+    steps = connect.compare(settings.read(os.environ), os.environ)[1].steps
     for step in steps:
         print(step)
     if steps:
@@ -119,8 +119,8 @@ def _status(*, as_json: bool) -> int:
 
 
 def _down() -> int:
-    from init_wg import reconcile, settings
+    from init_wg import connect, settings
 
-    reconcile.down(settings.read(os.environ))
+    connect.down(settings.read(os.environ))
     log.warning("everything is taken away: this pod's traffic is not protected any more")
     return DONE

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from . import wgfile, wgtext
 from .errors import ConfigError
+from .secret import Secret
 
 OWN_MARK = 51820
 LEAST_IPV6_MTU = 1280
@@ -25,15 +26,6 @@ IGNORED = {
     "Table": "init-wg makes its own routes in its own table",
     "SaveConfig": "init-wg never writes to the file",
 }
-
-
-class Secret(str):
-    """A key that never shows itself: its repr, and so every traceback and log of a structure, is masked."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "Secret(hidden)"
 
 
 class Endpoint(NamedTuple):

@@ -15,9 +15,9 @@ from binascii import a2b_base64, b2a_base64
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from init_wg import netlink, process
-from init_wg.config import Secret
 from init_wg.errors import KernelError
 from init_wg.netlink import attribute_list, attributes, number
+from init_wg.secret import Secret
 from init_wg.state import INET, INET6, TUN, WIREGUARD, Device, Peer
 
 if TYPE_CHECKING:
@@ -72,6 +72,12 @@ def change(have: Device | None, want: Device) -> Change:
         removed=tuple(sorted({peer.public_key for peer in peers} - wanted_keys)),
         peers=tuple(sorted((peer for peer in want.peers - peers), key=lambda peer: peer.public_key)),
     )
+
+
+def renewal(device: Device) -> Change:
+    """The same peers set anew: their sessions are forgotten, and the next packet begins with a handshake. Pure."""
+    peers = sorted(device.peers, key=lambda peer: peer.public_key)
+    return Change(None, None, None, tuple(peer.public_key for peer in peers), tuple(peers))
 
 
 def read(name: str, kind: str) -> Reading | None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from init_wg import nft, reconcile
+from init_wg import connect, nft
 from init_wg.errors import InitWgError
 from init_wg.netlink import Socket
 from init_wg.observe import observe
@@ -25,9 +25,8 @@ def status(settings: Settings, environment: Mapping[str, str]) -> dict[str, Any]
         seen = observe(kernel, settings.interface)
     state, drift, server = seen.state, [], None
     try:
-        comparison = reconcile.compare(settings, environment)
-        drift = [str(step) for step in comparison.steps]
-        server = comparison.server
+        tunnel, comparison = connect.compare(settings, environment)
+        drift, server = [str(step) for step in comparison.steps], tunnel.name
     except InitWgError as error:
         drift = [str(error)]
     return {

@@ -5,11 +5,10 @@ again. Everything here is a plain immutable value; addresses and networks are te
 tools spell them ("10.0.0.0/8", "fd00::1"), so that comparing is `==` and printing is `print`.
 """
 
-from __future__ import annotations
-
+# No `from __future__ import annotations`: NamedTuple would compile every one of them at every start.
 from typing import NamedTuple
 
-from init_wg.config import Secret
+from init_wg.secret import Secret
 
 INET, INET6 = 2, 10  # AF_INET, AF_INET6
 FAMILIES = (INET, INET6)

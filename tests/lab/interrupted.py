@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 
-from init_wg import __main__, lockdown, reconcile
+from init_wg import __main__, apply, lockdown
 from init_wg.netlink import Socket
 from init_wg.plan import Step
 from init_wg.settings import Settings
@@ -28,7 +28,7 @@ def count_down() -> None:
 
 def main() -> None:
     """As python -m init_wg."""
-    seal, run = lockdown.seal, reconcile._run  # noqa: SLF001
+    seal, run = lockdown.seal, apply.run
 
     def counted_seal() -> bool:
         sealed = seal()
@@ -40,7 +40,7 @@ def main() -> None:
         count_down()
 
     lockdown.seal = counted_seal
-    reconcile._run = counted_run  # noqa: SLF001
+    apply.run = counted_run
     sys.argv[0] = "init-wg"
     __main__.main()
 

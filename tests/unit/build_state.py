@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from init_wg import desired, killswitch
-from init_wg.config import Secret
 from init_wg.netlink import Interface
 from init_wg.pod import discover
+from init_wg.secret import Secret
 from init_wg.state import Device, Link, State
 from tests.unit import build
 

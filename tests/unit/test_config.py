@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 import pytest
 import wgconfig
 
-from init_wg.config import Endpoint, Secret, Tunnel, load, servers
+from init_wg.config import Endpoint, Tunnel, load, servers
+from init_wg.secret import Secret
 from init_wg.errors import ConfigError
 
 CONFIGS = Path(__file__).parent / "configs"

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from init_wg import desired
 from init_wg.config import Endpoint
-from init_wg.secret import Secret
 from init_wg.plan import Step, plan
+from init_wg.secret import Secret
 from init_wg.state import (
     FWMARK,
     INET,
