@@ -1,0 +1,175 @@
+"""The layout, held: who may import whom, who may touch the world, and how little the lockdown loads."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import init_wg
+import watchdog
+
+ROOT = Path(__file__).parents[2]
+SOURCES = {
+    f"{package}.{file.stem}": file for package in ("init_wg", "watchdog") for file in (ROOT / package).glob("*.py")
+}
+#: No I/O and no clock: what they say depends on what they are given.
+PURE = (
+    "init_wg.state", "init_wg.desired", "init_wg.plan", "init_wg.killswitch", "init_wg.policy", "init_wg.networks",
+    "init_wg.bypass", "init_wg.pod", "init_wg.errors", "init_wg.settings", "init_wg.secret",
+    "watchdog.health", "watchdog.metrics", "watchdog.request", "watchdog.policy",
+)  # fmt: skip
+IMPURE = {
+    "socket", "_socket", "os", "subprocess", "time", "random", "select", "selectors", "signal", "threading", "asyncio",
+    "io", "pathlib", "tempfile", "shutil", "ctypes", "fcntl", "sys", "ssl", "http", "urllib", "requests", "pyroute2",
+    "dns", "datetime",
+}  # fmt: skip
+IMPURE_CALLS = {"open", "print", "input", "__import__", "exec", "eval"}
+#: plan asks device.change, which is pure, in a module that is not.
+PURE_ENOUGH = {("init_wg.plan", "init_wg.device")}
+
+
+def tree(module: str) -> ast.Module:
+    return ast.parse(SOURCES[module].read_text())
+
+
+def imports(module: str, *, typing_too: bool = False) -> set[str]:
+    """The modules that one imports, anywhere in it; without those that only type checkers see."""
+    package = module.rpartition(".")[0]
+    return set(_imports(tree(module), package, typing_too))
+
+
+def _imports(node: ast.AST, package: str, typing_too: bool) -> Iterator[str]:
+    if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test) and not typing_too:
+        children: list[ast.stmt] = node.orelse
+    else:
+        children = [child for child in ast.iter_child_nodes(node) if isinstance(child, ast.AST)]  # type: ignore[misc]
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    if isinstance(node, ast.ImportFrom):
+        base = f"{package}.{node.module}" if node.level and node.module else node.module or package
+        yield from (f"{base}.{a.name}" if f"{base}.{a.name}" in SOURCES else base for a in node.names)
+    for child in children:
+        yield from _imports(child, package, typing_too)
+
+
+def names(module: str) -> set[str]:
+    """Every name, attribute and string in a module's code."""
+    found = set()
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.Name):
+            found.add(node.id)
+        elif isinstance(node, ast.Attribute):
+            found.add(node.attr)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found.add(node.value)
+    return found
+
+
+def users(name: str) -> set[str]:
+    return {module for module in SOURCES if name in names(module)}
+
+
+def importers(name: str) -> set[str]:
+    return {
+        module
+        for module in SOURCES
+        if any(imported.split(".")[0] == name for imported in imports(module, typing_too=True))
+    }
+
+
+def test_the_tool_sees_what_it_must() -> None:
+    """Positive control: imports inside functions, of submodules, and under TYPE_CHECKING."""
+    assert "init_wg.cli" in imports("init_wg.__main__")
+    assert "dns" in {name.split(".")[0] for name in imports("init_wg.resolve")}
+    assert "init_wg.policy" not in imports("init_wg.killswitch")
+    assert "init_wg.policy" in imports("init_wg.killswitch", typing_too=True)
+
+
+def test_both_packages_are_ours() -> None:
+    """`watchdog` is also a distribution on PyPI."""
+    assert Path(init_wg.__file__ or "").parent == ROOT / "init_wg"
+    assert Path(watchdog.__file__ or "").parent == ROOT / "watchdog"
+
+
+@pytest.mark.parametrize("module", [name for name in SOURCES if name.startswith("init_wg.")])
+def test_init_wg_never_imports_the_watchdog(module: str) -> None:
+    assert not {name for name in imports(module, typing_too=True) if name.split(".")[0] == "watchdog"}
+
+
+@pytest.mark.parametrize("module", [name for name in PURE if name in SOURCES])
+def test_pure_modules_do_no_io(module: str) -> None:
+    imported = imports(module)
+    assert not {name for name in imported if name.split(".")[0] in IMPURE}
+    ours = {name for name in imported if name in SOURCES and (module, name) not in PURE_ENOUGH}
+    # init_wg.config defines the values that a file has, and reads files: its values are used, no more.
+    assert ours <= {*PURE, "init_wg.config", "init_wg.wgvalue"}
+    called = {n.func.id for n in ast.walk(tree(module)) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
+    assert not called & IMPURE_CALLS
+
+
+def test_every_pure_module_of_init_wg_is_there() -> None:
+    assert {name for name in PURE if name.startswith("init_wg.")} <= set(SOURCES)
+
+
+def test_one_place_each() -> None:
+    """What must be right is in one place, and can be read there."""
+    assert {m for m in SOURCES if any("pyroute2" in name for name in names(m) | imports(m))} <= {"init_wg.netlink"}
+    assert "pyroute2" in names("init_wg.netlink")
+    assert users("nft") & {m for m in SOURCES if _starts_programs_named(m, "nft")} <= {"init_wg.nft"}
+    assert {m for m in users("posix_spawn") if m.startswith("init_wg")} == {"init_wg.process"}
+    assert len({m for m in users("posix_spawn") if m.startswith("watchdog")}) <= 1
+    assert not importers("subprocess") | importers("multiprocessing") | users("system") | users("popen") | users("fork")
+
+
+def _starts_programs_named(module: str, program: str) -> bool:
+    """Does the module have a tuple or list that begins with the program's name?"""
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.Tuple | ast.List) and node.elts:
+            first = node.elts[0]
+            if isinstance(first, ast.Constant) and first.value == program:
+                return True
+    return False
+
+
+def test_nft_is_run_in_one_place() -> None:
+    assert [module for module in SOURCES if _starts_programs_named(module, "nft")] == ["init_wg.nft"]
+    assert [module for module in SOURCES if _starts_programs_named(module, "wireguard-go")] == ["init_wg.device"]
+
+
+def test_no_module_shadows_the_standard_library() -> None:
+    assert not {name.rpartition(".")[2] for name in SOURCES} & (set(sys.stdlib_module_names) | {"setup"})
+
+
+def test_nothing_asserts_at_run_time() -> None:
+    """`python -O` would take the check away."""
+    assert not [module for module in SOURCES if any(isinstance(node, ast.Assert) for node in ast.walk(tree(module)))]
+
+
+def loaded(statement: str) -> set[str]:
+    """The modules of a fresh interpreter after a statement, without those that any start loads."""
+    code = f"import sys; before = set(sys.modules); {statement}; print(*sorted(set(sys.modules) - before))"
+    argv = [sys.executable, "-S", "-c", f"import sys; sys.path[:0] = {[str(ROOT), *sys.path]!r}; {code}"]
+    return set(subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split())
+
+
+def test_the_lockdown_loads_next_to_nothing() -> None:
+    heavy = {"typing", "re", "socket", "ipaddress", "subprocess", "pyroute2", "json", "collections", "enum", "pathlib"}
+    assert not loaded("import init_wg.__main__, init_wg.lockdown") & heavy
+
+
+def test_a_check_loads_none_of_the_heavy_packages() -> None:
+    heavy = {"pyroute2", "asyncio", "subprocess", "requests", "dns", "ssl", "logging", "multiprocessing", "wgconfig"}
+    assert not loaded("import init_wg.cli, init_wg.reconcile") & heavy
+
+
+def test_the_watchdog_is_standard_library_only() -> None:
+    """But for its exit check, which is a child of its own (watchdog.verify) and ends at once."""
+    allowed = set(sys.stdlib_module_names) | {"init_wg", "watchdog"}
+    for module in (name for name in SOURCES if name.startswith("watchdog") and name != "watchdog.verify"):
+        assert {name.split(".")[0] for name in imports(module)} <= allowed, module
+    assert not {name.split(".")[0] for name in loaded("import watchdog.__main__")} - allowed
