@@ -27,8 +27,8 @@ SERVICE_NETWORKS = tuple(
         (
             "10.43.0.0/16",  # k3s, RKE2
             "10.152.183.0/24",  # MicroK8s
-            "10.96.0.0/12",  # kubeadm, kind, minikube, Talos
             "10.100.0.0/16",  # EKS
+            "10.96.0.0/12",  # kubeadm, kind, minikube, Talos
             "172.20.0.0/16",  # EKS
             "172.30.0.0/16",  # OpenShift
             "34.118.224.0/20",  # GKE
