@@ -11,7 +11,8 @@ def main() -> None:
     """Entry point of `init-wg` and `python -m init_wg`; exits with the codes of init_wg.errors."""
     arguments = sys.argv[1:]
     word = arguments[0] if arguments and arguments[0] in _WORDS else "up" if not arguments else ""
-    status = _sealed(word) if word in ("up", "lockdown", "hold") and len(arguments) <= 1 else None
+    # Whatever follows them: `up --server x` too has to be sealed first, and refused in the node's own network.
+    status = _sealed(arguments) if word in ("up", "lockdown", "hold") else None
     if status is None:
         from init_wg import cli
 
@@ -19,7 +20,7 @@ def main() -> None:
     sys.exit(status)
 
 
-def _sealed(word: str) -> int | None:
+def _sealed(arguments: list[str]) -> int | None:
     """Lock down first. An exit status when that was all, or when it failed; None to go on."""
     from init_wg import lockdown
     from init_wg.errors import InitWgError
@@ -31,7 +32,7 @@ def _sealed(word: str) -> int | None:
 
         log.error(str(error))
         return error.exit_code
-    return 0 if word == "lockdown" else None
+    return 0 if arguments == ["lockdown"] else None
 
 
 if __name__ == "__main__":
