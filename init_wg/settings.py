@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from init_wg.errors import ConfigError
+from init_wg.log import LEVELS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -39,6 +40,9 @@ def read(environment: Mapping[str, str]) -> Settings:
             shown = text if len(text) <= 40 and text.isprintable() else "what is set"
             raise ConfigError(f"environment: {name}={shown} is not understood: it may be {may_be}") from None
 
+    # Read by `log` itself, which tells errors before anything is validated.
+    value("LOG_LEVEL", "info", _one_of(*LEVELS), "debug, info, warning or error")
+    value("LOG_FORMAT", "text", _one_of("text", "json"), "text or json")
     return Settings(
         config=value("WG_CONFIG", "/etc/wireguard", str, "a path"),
         interface=value("WG_INTERFACE", "wg0", _interface, "a name of at most 15 letters, digits, _ . or -"),
