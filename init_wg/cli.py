@@ -17,6 +17,7 @@ usage: init-wg [COMMAND]
   check                what differs from what should be there (exit status 5: something does)
   check FILE           is this configuration file right, and what would it set up? Needs no privilege
   status [--json]      what is there now
+  names                run the DNS forwarder, if DNS_MODE needs one (the watchdog does this; exit status 0: not needed)
   down                 take everything away: the pod is open then
   --version, --help
 
@@ -61,6 +62,8 @@ def _run(arguments: list[str]) -> int:
             return _status(as_json=False)
         case ["status", "--json"]:
             return _status(as_json=True)
+        case ["names"]:
+            return _names()
         case ["down"]:
             return _down()
         case ["--version"]:
@@ -115,6 +118,21 @@ def _status(*, as_json: bool) -> int:
 
     facts = report.status(settings.read(os.environ), os.environ)
     print(report.as_json(facts) if as_json else report.as_text(facts))
+    return DONE
+
+
+def _names() -> int:
+    """Become the forwarder: whoever started this process now supervises that."""
+    from init_wg import connect, process, settings
+
+    command = connect.forwarder(settings.read(os.environ), os.environ)
+    if command is None:
+        log.debug("no DNS forwarder is needed")
+        return DONE
+    path = process.find(command[0])
+    if path is None:
+        raise KernelError(f"{command[0]} is not installed, and DNS_MODE needs it: use the image, or dnsmasq-base")
+    os.execv(path, command)  # noqa: S606  # no shell is wanted
     return DONE
 
 

@@ -7,7 +7,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from init_wg import config, device, endpoints, lock, log, netlink, reconcile
+from init_wg import config, device, endpoints, lock, log, names, netlink, reconcile
 from init_wg.errors import ConfigError, HandshakeError
 from init_wg.observe import Observation, observe
 from init_wg.reconcile import Comparison, Goal
@@ -60,6 +60,16 @@ def compare(settings: Settings, environment: Mapping[str, str]) -> tuple[Tunnel,
     tunnel = _order(tunnels, seen.state, None)[0]
     goal = Goal(settings, environment, tunnel, endpoints.known(tunnel, seen.state))
     return tunnel, reconcile.compare(goal, seen, reconcile.preferred_kind(settings, seen.state))
+
+
+def forwarder(settings: Settings, environment: Mapping[str, str]) -> tuple[str, ...] | None:
+    """The command line of the DNS forwarder for the server that is set up; None when nothing leads to it."""
+    tunnel, comparison = compare(settings, environment)
+    resolv_conf = names.read()
+    chosen = names.choose(settings, tunnel, resolv_conf)
+    if chosen is None or not names.needs_forwarder(chosen, resolv_conf):
+        return None
+    return names.forwarder(chosen, resolv_conf, settings.cluster_domain, comparison.networks)
 
 
 def _load(path: str) -> list[Tunnel]:
@@ -128,6 +138,8 @@ def _connect(
         else:
             where = " and ".join(f"{address}:{port}" for address, port in ends.values())
             (log.info if changed else log.debug)(f"{settings.interface} is up: server {tunnel.name} at {where}")
+            if changed and settings.dns_config and settings.dns_mode == "cluster":
+                log.warning("DNS_MODE=cluster: the cluster's resolver, and whom it asks, see every name")
             return
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, NamedTuple
 
 from init_wg import killswitch, networks
 from init_wg import pod as pods
-from init_wg.policy import Hole, Policy
+from init_wg.policy import Hole, Names, Policy
 from init_wg.state import (
     DEFAULT,
     DEFAULT_TABLE,
@@ -21,6 +21,7 @@ from init_wg.state import (
     PREFERENCE_KERNEL_DEFAULT,
     PREFERENCE_KERNEL_MAIN,
     PREFERENCE_MAIN,
+    PREFERENCE_NAMES,
     PREFERENCE_REPLY,
     PREFERENCE_TUNNEL,
     PROTOCOL,
@@ -55,7 +56,8 @@ class Circumstances(NamedTuple):
 
     kind: the interface to want, "wireguard" or "tun". endpoints: public key -> address and port, resolved.
     families: those that the pod's kernel has switched on. gate, routed: the kernel has the egress hook, and
-    can tell there what was routed. others: the pod's interfaces that may be tunnels, but are not called as ours is.
+    can tell there what was routed. others: the pod's interfaces that may be tunnels, but are not called as
+    ours is. names, asked: where DNS goes, see policy.
     """
 
     kind: str
@@ -65,6 +67,8 @@ class Circumstances(NamedTuple):
     routed: bool
     bypass: tuple[Network, ...]
     others: frozenset[OtherTunnel]
+    names: Names | None
+    asked: tuple[str, ...]
     hole: Hole | None = None
 
 
@@ -78,8 +82,8 @@ def state(settings: Settings, tunnel: Tunnel, pod: Pod, now: Circumstances) -> S
             for a in tunnel.addresses
             if _family(a.version) in now.families
         ),
-        routes=frozenset(_routes(settings, tunnel, pod, now)),
-        rules=frozenset(rule for family in now.families for rule in _rules(family, pod)),
+        routes=frozenset(_routes(settings, pod, now)),
+        rules=frozenset(rule for family in now.families for rule in _rules(family, pod, tunnel)),
         others=frozenset(other for other in now.others if not other.addresses & {str(a.ip) for a in tunnel.addresses}),
         ruleset=killswitch.opened(policy(settings, tunnel, pod, now)) if settings.kill_switch else "",
     )
@@ -87,7 +91,7 @@ def state(settings: Settings, tunnel: Tunnel, pod: Pod, now: Circumstances) -> S
 
 def nothing(have: State) -> State:
     """What is left when all that is ours is taken away."""
-    ours = (PREFERENCE_REPLY, PREFERENCE_MAIN, PREFERENCE_TUNNEL)
+    ours = (PREFERENCE_NAMES, PREFERENCE_REPLY, PREFERENCE_MAIN, PREFERENCE_TUNNEL)
     return State(
         link=None,
         device=None,
@@ -116,7 +120,8 @@ def policy(settings: Settings, tunnel: Tunnel, pod: Pod, now: Circumstances) -> 
         bypass=networks.spelled(now.bypass),
         neighbours=networks.spelled([*link_local, *on_link, *near]),
         input_ports=settings.input_ports,
-        resolve_anywhere=settings.dns_mode == "cluster" or not settings.dns_config,
+        names=now.names,
+        asked=now.asked,
         hole=now.hole,
     )
 
@@ -146,10 +151,15 @@ def _device(tunnel: Tunnel, endpoints: dict[str, tuple[str, int]]) -> Device:
     )
 
 
-def _rules(family: int, pod: Pod) -> Iterator[Rule]:
+def _rules(family: int, pod: Pod, tunnel: Tunnel) -> Iterator[Rule]:
     """In the order in which the kernel asks them. Those of the kernel itself belong to the State too: without
     them nothing is delivered, or the tunnel's own packets find no way."""
     yield Rule(family, 0, LOCAL_TABLE)
+    # Queries that were redirected have the pod's address, and so have their answers when rp_filter looks at them;
+    # and a network of the pod's may cover the resolver's address.
+    for resolver in tunnel.dns:
+        if _family(resolver.version) == family:
+            yield Rule(family, PREFERENCE_NAMES, TABLE, destination=str(resolver))
     # Replies go back the way the request came, and strict rp_filter finds the pod's address on the uplink.
     if family == INET:
         for address in pod.addresses:
@@ -167,7 +177,7 @@ def _rules(family: int, pod: Pod) -> Iterator[Rule]:
         yield Rule(family, PREFERENCE_KERNEL_DEFAULT, DEFAULT_TABLE)
 
 
-def _routes(settings: Settings, tunnel: Tunnel, pod: Pod, now: Circumstances) -> Iterator[Route]:
+def _routes(settings: Settings, pod: Pod, now: Circumstances) -> Iterator[Route]:
     kept = [route for route in pod.routes if not pods.is_stray(route, pod) or _named(route, now.bypass)]
     yield from kept
     yield from pods.record(kept, pod.uplink)
@@ -179,11 +189,11 @@ def _routes(settings: Settings, tunnel: Tunnel, pod: Pod, now: Circumstances) ->
         # replies of that family, which are routed anew by their mark, need some route to come so far.
         scope = SCOPE_LINK if family == INET else 0
         yield Route(family, TABLE, DEFAULT[family], settings.interface, metric=metric, scope=scope)
-        yield from _inside(settings.interface, tunnel, kept, family, metric)
         if default := pod.defaults.get(family):
             there = {route.destination for route in kept}
-            for network in now.bypass:
+            for network in (*now.bypass, *_asked(now)):
                 if _family(network.version) == family and str(network) not in there:
+                    there.add(str(network))
                     yield _beside(str(network), default, metric)
 
 
@@ -202,17 +212,12 @@ def _beside(destination: str, default: Route, metric: int) -> Route:
     )
 
 
-def _inside(interface: str, tunnel: Tunnel, kept: list[Route], family: int, metric: int) -> Iterator[Route]:
-    """A resolver in the tunnel, where one of the pod's own networks covers it: its own route is more specific."""
-    for address in tunnel.dns:
-        if _family(address.version) == family and any(
-            route.kind == "unicast" and "/0" not in route.destination and networks.covers(net, address)
-            for route in kept
-            for net in (ip_network(route.destination),)
-        ):
-            scope = SCOPE_LINK if family == INET else 0
-            host = f"{address}/{address.max_prefixlen}"
-            yield Route(family, MAIN_TABLE, host, interface, metric=metric, scope=scope)
+def _asked(now: Circumstances) -> Iterator[Network]:
+    """The cluster's resolvers, which may be in no bypass network (NodeLocal DNSCache: 169.254.20.10), and the
+    forwarder's names for them, so that its queries begin with the pod's source and on the uplink."""
+    for address in (*now.asked, *(address for pair in (now.names.cluster if now.names else ()) for address in pair)):
+        if not ip_address(address).is_loopback:
+            yield ip_network(address)
 
 
 def _named(route: Route, bypass: tuple[Network, ...]) -> bool:

@@ -15,19 +15,34 @@ TYPE_CHECKING = False  # typing's own costs 5 ms, a quarter of the lockdown
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from init_wg.policy import Hole, Policy
+    from init_wg.policy import Hole, Names, Policy
 
 NAME = "init_wg"
 # state.FWMARK and state.PASS_MARK, spelled as nft prints them; a unit test holds them together. Not imported:
 # the lockdown loads this module before anything else.
 _FWMARK, _PASS = "0x0000ca6c", "0x0000ca6d"
 # Docker's embedded resolver: it answers from the host's network, where no rule of the pod reaches.
-_DOCKER_DNS = "127.0.0.11"
+DOCKER_RESOLVER = "127.0.0.11"
+# Where the forwarder listens, and the source by which it is known when it asks Docker's resolver itself.
+FORWARDER_PORT, FORWARDER_SOURCE = 10053, "127.0.0.54"
+_DNS = "meta l4proto { tcp, udp } th dport 53"
+_NFPROTO = {"ip": "ipv4", "ip6": "ipv6"}
 # The four message types of the WireGuard protocol (whitepaper, section 5.4): a type byte and three zero bytes.
 # True for every packet that a routing look-up has sent here, for want of a better word: the expression reads the
 # realm of the packet's route and matches nothing if it has none, as a frame from AF_PACKET, whatever its mark.
 _ROUTED = "meta rtclassid != 4294967295"
 _WIREGUARD_MESSAGE = "@th,64,32 { 0x1000000, 0x2000000, 0x3000000, 0x4000000 }"
+
+
+_Chain = tuple[str, str, list[str]]  # name, hook, rules
+_OUTPUT = "type filter hook output priority filter; policy drop;"
+_INPUT = "type filter hook input priority filter; policy drop;"
+_COMMON: list[_Chain] = [("forward", "type filter hook forward priority filter; policy drop;", [])]
+_REFUSE: _Chain = (
+    "refuse",
+    "",
+    ["meta l4proto tcp counter reject with tcp reset", "counter reject with icmpx admin-prohibited"],
+)
 
 
 def sealed(links: Iterable[str], hole: Hole | None = None, *, routed: bool = True) -> str:
@@ -36,13 +51,23 @@ def sealed(links: Iterable[str], hole: Hole | None = None, *, routed: bool = Tru
     links: what the gate watches; routed: whether the kernel has realms (CONFIG_IP_ROUTE_CLASSID).
     """
     outgoing, incoming = _query(hole) if hole else ([], [])
-    inet = _inet([], [*outgoing, 'oif "lo" accept', "jump refuse"], [*incoming, 'iif "lo" accept'])
+    output = [*outgoing, f"ip daddr {DOCKER_RESOLVER} jump refuse", 'oif "lo" accept', "jump refuse"]
+    chains = [("output", _OUTPUT, output), ("input", _INPUT, [*incoming, 'iif "lo" accept']), *_COMMON]
+    inet = _table("inet", [_REFUSE, *chains])
     return inet + _gate(tuple(links), [], routed=routed)
 
 
 def opened(policy: Policy) -> str:
     """Only the tunnel, its own packets, replies to connections that came in, and the bypass networks."""
-    inet = _inet(_replies(policy), _output(policy), _input(policy), _leaving(policy))
+    chains: list[_Chain] = [("refuse_name", "", ["counter jump refuse"])]
+    if policy.names:
+        chains.append(("names", "type nat hook output priority -105; policy accept;", _redirected(policy.names)))
+        chains.append(("sources", "type nat hook postrouting priority srcnat; policy accept;", _sources(policy)))
+    if replies := _replies(policy):
+        chains.append(("replies", "type route hook output priority mangle; policy accept;", replies))
+    chains += [("output", _OUTPUT, _output(policy)), ("input", _INPUT, _input(policy)), *_COMMON]
+    chains.append(("leaving", "type filter hook postrouting priority filter; policy drop;", _leaving(policy)))
+    inet = _table("inet", [_REFUSE, *chains])
     return inet + _gate(policy.links, _wireguard(policy, ""), routed=policy.routed)
 
 
@@ -69,10 +94,8 @@ def _families(ruleset: str) -> list[str]:
 def _output(policy: Policy) -> list[str]:
     """The order matters: what is refused by name stands before the wider rule that would accept it."""
     tunnel, uplink = f'oifname "{policy.tunnel}"', f'oifname "{policy.uplink}"'
-    names = "meta l4proto { tcp, udp } th dport { 53, 853 } jump refuse"
     rules = _query(policy.hole)[0] if policy.hole else []
-    if not policy.resolve_anywhere:
-        rules.append(f"ip daddr {_DOCKER_DNS} jump refuse")
+    rules += _docker_resolver(policy)
     rules.append('oif "lo" accept')
     # Only with the tunnel's own source: a packet of the pod's address in the tunnel would come back elsewhere.
     rules += [f"{tunnel} {match} accept" for match in _by_family("saddr", policy.tunnel_addresses)]
@@ -87,10 +110,63 @@ def _output(policy: Policy) -> list[str]:
         f"{uplink} icmpv6 type {{ nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert }} ip6 hoplimit 255 "
         f"ip6 daddr {_set(policy.neighbours)} {_STAMP}"
     )
-    if not policy.resolve_anywhere:
-        rules.append(names)
+    rules += _names(policy, uplink)
+    rules.append("meta l4proto { tcp, udp } th dport { 53, 853 } jump refuse_name")
     rules += [f"{uplink} {match} {_STAMP}" for match in _by_family("daddr", policy.bypass)]
     return [*rules, "jump refuse"]
+
+
+def _names(policy: Policy, uplink: str) -> list[str]:
+    """The queries that were redirected, and those that may be asked on the uplink."""
+    rules = [f"{uplink} {match} {_DNS} {_STAMP}" for match in _by_family("daddr", policy.asked)]
+    if policy.names:
+        # Redirected into the tunnel; this chain still sees the device from before that, `leaving` the true one.
+        rules += [f"ct status dnat {_family(a)} daddr {a} {_DNS} accept" for a in policy.names.resolvers]
+        for here in ("ip daddr 127.0.0.1", "ip6 daddr ::1"):
+            rules.append(f"ct status dnat {here} meta l4proto {{ tcp, udp }} th dport {FORWARDER_PORT} accept")
+        for alias, resolver in policy.names.cluster:
+            family = _family(alias)
+            rules.append(f"{uplink} ct original {family} daddr {alias} {family} daddr {resolver} {_DNS} {_STAMP}")
+    return rules
+
+
+def _docker_resolver(policy: Policy) -> list[str]:
+    """Docker's embedded resolver asks from the host's network: only the forwarder may ask it, for a stack's own
+    names; in `cluster`, everybody."""
+    if DOCKER_RESOLVER in policy.asked:
+        return []
+    known = [f"ip saddr {FORWARDER_SOURCE} ip daddr {DOCKER_RESOLVER} accept"]
+    return [*(known if policy.names and policy.names.docker else []), f"ip daddr {DOCKER_RESOLVER} jump refuse_name"]
+
+
+def _redirected(names: Names) -> list[str]:
+    """Before Docker's own (-100), and only the first packet of a flow comes here."""
+    rules = [f"meta mark {_FWMARK} return"]  # our own query for an endpoint's name
+    if names.docker:
+        rules.append(f"ip saddr {FORWARDER_SOURCE} return")
+    for alias, resolver in names.cluster:
+        rules.append(f"{_family(alias)} daddr {alias} {_DNS} counter dnat {_family(alias)} to {resolver}")
+    rules += [f"{_family(a)} daddr {a} {_DNS} return" for a in names.resolvers]
+    # No source on the loopback can be sent into the tunnel, so Docker's resolver is always the forwarder's; what
+    # else answers on the loopback is a resolver of the pod's own, and its queries come by here too.
+    rules.append(f"ip daddr {DOCKER_RESOLVER} {_DNS} counter redirect to :{FORWARDER_PORT}")
+    rules += ["ip daddr 127.0.0.0/8 return", "ip6 daddr ::1 return"]
+    if names.forwarded:
+        return [*rules, f"{_DNS} counter redirect to :{FORWARDER_PORT}"]
+    rules += [f"meta nfproto {_NFPROTO[_family(a)]} {_DNS} counter dnat {_family(a)} to {a}" for a in names.resolvers]
+    return [*rules, f"{_DNS} counter redirect to :{FORWARDER_PORT}"]  # a family that the tunnel has no resolver of
+
+
+def _sources(policy: Policy) -> list[str]:
+    """A redirected query has the source of the way it was meant to go: give it the tunnel's."""
+    rules = []
+    for resolver in policy.names.resolvers if policy.names else ():
+        family = _family(resolver)
+        own = next((address for address in policy.tunnel_addresses if _family(address) == family), None)
+        if own:
+            match = f"{family} saddr != {own} {family} daddr {resolver} {_DNS}"
+            rules.append(f'oifname "{policy.tunnel}" {match} snat {family} to {own}')
+    return rules
 
 
 _STAMP = f"meta mark set {_PASS} accept"
@@ -150,22 +226,6 @@ def _query(hole: Hole) -> tuple[list[str], list[str]]:
         for match in _by_family("saddr", hole.resolvers)
     ]
     return outgoing, incoming
-
-
-def _inet(replies: list[str], output: list[str], inbound: list[str], leaving: list[str] | None = None) -> str:
-    chains = [
-        ("refuse", "", ["meta l4proto tcp counter reject with tcp reset", "counter reject with icmpx admin-prohibited"])
-    ]
-    if replies:
-        chains.append(("replies", "type route hook output priority mangle; policy accept;", replies))
-    chains += [
-        ("output", "type filter hook output priority filter; policy drop;", output),
-        ("input", "type filter hook input priority filter; policy drop;", inbound),
-        ("forward", "type filter hook forward priority filter; policy drop;", []),
-    ]
-    if leaving:
-        chains.append(("leaving", "type filter hook postrouting priority filter; policy drop;", leaving))
-    return _table("inet", chains)
 
 
 def has_gate(ruleset: str) -> tuple[bool, bool]:

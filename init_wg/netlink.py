@@ -216,14 +216,14 @@ def _route(data: bytes, names: dict[int, str]) -> Route | None:
 def _rule(data: bytes) -> Rule:
     family, to_length, from_length, tos, table, _, _, action, flags = struct.unpack_from("=BBBBBBBBI", data)
     found = attributes(data, 12)
-    source = found.get(2)
+    destination, source = found.get(1), found.get(2)
     suppress = number(found.get(14, b"\xff\xff\xff\xff"))
     # What follows is modelled; the protocol (who made it) and "suppress nothing" are no selectors.
-    known = {2, 6, 10, 13, 14, 15, 16, 21}
+    known = {1, 2, 6, 10, 13, 14, 15, 16, 21}
     other = [(kind, value) for kind, value in sorted(found.items()) if kind not in known]
     # A mark of zero is not shown, but its mask is. 0 is no attribute's type: what the header has goes by it.
     mask = found[16] if 16 in found and (10 not in found or number(found[16]) != 0xFFFFFFFF) else b""
-    if to_length or tos or mask or from_length not in (0, _bits(family)):
+    if tos or mask or any(length not in (0, _bits(family)) for length in (to_length, from_length)):
         other.append((0, bytes([to_length, from_length, tos]) + mask))
     if number(found.get(13, b"\xff\xff\xff\xff")) != 0xFFFFFFFF:
         other.append((13, found[13]))
@@ -232,6 +232,7 @@ def _rule(data: bytes) -> Rule:
         preference=number(found.get(6, b"")),
         table=number(found[15]) if 15 in found else table,
         source=_show(source) if source else None,
+        destination=_show(destination) if destination else None,
         mark=number(found[10]) if 10 in found else None,
         invert=bool(flags & _RULE_INVERT),
         suppress_prefix_length=None if suppress == 0xFFFFFFFF else suppress,
@@ -336,6 +337,9 @@ def write_rule(kernel: Socket, rule: Rule, *, add: bool) -> None:
     if rule.source:
         message["src_len"] = _bits(rule.family)
         attrs.append(("FRA_SRC", rule.source))
+    if rule.destination:
+        message["dst_len"] = _bits(rule.family)
+        attrs.append(("FRA_DST", rule.destination))
     if rule.suppress_prefix_length is not None:
         attrs.append(("FRA_SUPPRESS_PREFIXLEN", rule.suppress_prefix_length))
     for kind, value in rule.other:

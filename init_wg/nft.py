@@ -28,11 +28,19 @@ def listing() -> str:
     return "".join(lines)
 
 
-def refused() -> dict[str, int]:
-    """Packets that the kill-switch refused since it was loaded: {"tcp": ..., "other": ...}."""
-    words = _nft(("list", "chain", "inet", killswitch.NAME, "refuse"), "").stdout.split()
-    packets = [int(words[index + 1]) for index, word in enumerate(words) if word == "packets"]
-    return dict(zip(("tcp", "other"), packets, strict=False))
+def counters() -> dict[str, int]:
+    """Packets by chain since the kill-switch was loaded, e.g. {"refuse": 3, "refuse_name": 1, "names": 12}.
+
+    refuse: all that was refused; refuse_name: DNS among it; names: queries that were redirected.
+    """
+    chain, packets = "", {}
+    for line in _nft(("list", "table", "inet", killswitch.NAME), "").stdout.splitlines():
+        words = line.split()
+        if words[:1] == ["chain"]:
+            chain = words[1]
+        if "packets" in words:
+            packets[chain] = packets.get(chain, 0) + int(words[words.index("packets") + 1])
+    return packets
 
 
 def egress_hook(link: str) -> tuple[bool, bool]:

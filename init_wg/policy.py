@@ -12,8 +12,23 @@ class Hole(NamedTuple):
     source_port: int
 
 
+class Names(NamedTuple):
+    """Where DNS goes (DNS_MODE tunnel or split), whatever resolver an application believes in.
+
+    resolvers: the tunnel's, at most one for each family. cluster: (alias, resolver) pairs: the forwarder asks the
+    alias, which nobody else knows, and only what is addressed to it goes to the cluster. docker: the engine's
+    embedded resolver may be asked by the forwarder. forwarded: all goes to the forwarder (split).
+    """
+
+    resolvers: tuple[str, ...]
+    cluster: tuple[tuple[str, str], ...]
+    docker: bool
+    forwarded: bool
+
+
 class Policy(NamedTuple):
-    """All that the rules depend on. Addresses and networks are text; networks are sorted and disjoint.
+    """All that the rules depend on. names: None leaves every query where its sender aimed it; asked: resolvers that
+    may be asked on the uplink then. Addresses and networks are text; networks are sorted and disjoint.
 
     links: every interface but the loopback and the tunnel; the gate watches them (none: no egress hook).
     routed: the gate can ask whether a packet was routed.
@@ -30,5 +45,6 @@ class Policy(NamedTuple):
     bypass: tuple[str, ...]
     neighbours: tuple[str, ...]
     input_ports: tuple[int, ...]
-    resolve_anywhere: bool
+    names: Names | None
+    asked: tuple[str, ...]
     hole: Hole | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from init_wg import apply, bypass, desired, killswitch, lockdown, log, netlink, nft
+from init_wg import apply, bypass, desired, killswitch, lockdown, log, names, netlink, nft
 from init_wg import pod as pods
 from init_wg.errors import VerifyError
 from init_wg.observe import Observation, observe
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from init_wg.config import Tunnel
+    from init_wg.networks import Network
     from init_wg.pod import Pod
     from init_wg.policy import Hole
     from init_wg.settings import Settings
@@ -33,12 +34,13 @@ class Goal(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """The pod as seen, the state it should have, the steps between, and how the bypass was chosen.
+    """The pod as seen, the bypass, the state it should have, the steps between, and how the bypass was chosen.
 
     sealed: the lockdown's text, as this kernel takes it.
     """
 
     pod: Pod
+    networks: tuple[Network, ...]
     want: State
     steps: tuple[Step, ...]
     sealed: str
@@ -81,6 +83,7 @@ def compare(goal: Goal, seen: Observation, kind: str, hole: Hole | None = None) 
     pod = pods.discover(seen.kernel, settings.interface)
     chosen = bypass.choose(settings, pod, tunnel, goal.environment.get("KUBERNETES_SERVICE_HOST"))
     gate, routed = _gate(settings, pod, seen.state.ruleset)
+    resolv_conf = names.read()
     now = desired.Circumstances(
         kind=kind,
         endpoints=goal.endpoints,
@@ -89,11 +92,13 @@ def compare(goal: Goal, seen: Observation, kind: str, hole: Hole | None = None) 
         routed=routed,
         bypass=chosen.networks,
         others=seen.state.others,
+        names=names.choose(settings, tunnel, resolv_conf),
+        asked=names.asked(settings, resolv_conf),
         hole=hole,
     )
     want = desired.state(settings, tunnel, pod, now)
     sealed = killswitch.sealed(pod.links if gate else (), routed=routed)
-    return Comparison(pod, want, plan(want, seen.state, sealed), sealed, chosen.explanation)
+    return Comparison(pod, chosen.networks, want, plan(want, seen.state, sealed), sealed, chosen.explanation)
 
 
 def down(kernel: netlink.Socket, settings: Settings) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from init_wg import connect, nft
+from init_wg import connect, names, nft
 from init_wg.errors import InitWgError
 from init_wg.netlink import Socket
 from init_wg.observe import observe
@@ -23,10 +23,14 @@ def status(settings: Settings, environment: Mapping[str, str]) -> dict[str, Any]
     """Everything there is to know, as plain values. Times are Unix seconds, 0 for never."""
     with Socket() as kernel:
         seen = observe(kernel, settings.interface)
-    state, drift, server = seen.state, [], None
+    state, server = seen.state, None
+    resolvers: tuple[str, ...] = ()
+    counters = nft.counters() if state.ruleset else {}
     try:
         tunnel, comparison = connect.compare(settings, environment)
         drift, server = [str(step) for step in comparison.steps], tunnel.name
+        chosen = names.choose(settings, tunnel, names.read())
+        resolvers = chosen.resolvers if chosen else ()
     except InitWgError as error:
         drift = [str(error)]
     return {
@@ -51,7 +55,13 @@ def status(settings: Settings, environment: Mapping[str, str]) -> dict[str, Any]
         ],
         "rules": len(state.rules),
         "routes": len(state.routes),
-        "refused_packets": nft.refused() if state.ruleset else {},
+        "refused_packets": counters.get("refuse", 0),
+        "dns": {
+            "mode": settings.dns_mode if settings.dns_config else "off",
+            "resolvers": list(resolvers),
+            "redirected_queries": counters.get("names", 0),
+            "refused_queries": counters.get("refuse_name", 0),
+        },
         "drift": drift,
     }
 
@@ -70,17 +80,20 @@ def as_json(facts: dict[str, Any]) -> str:
 
 def as_text(facts: dict[str, Any]) -> str:
     """For a terminal."""
-    refused = facts["refused_packets"]
+    dns = facts["dns"]
     lines = [
         (
             f"tunnel:      {'up' if facts['up'] else 'NOT UP'}"
             f" ({facts['interface']}, {facts['implementation'] or 'absent'})"
         ),
-        f"kill-switch: {'in place' if facts['sealed'] else 'NOT IN PLACE'}"
-        + (f", {sum(refused.values())} packets refused" if refused else ""),
+        f"kill-switch: {'in place' if facts['sealed'] else 'NOT IN PLACE'}, {facts['refused_packets']} packets refused",
         f"server:      {facts['server'] or 'none'}",
         f"addresses:   {', '.join(facts['addresses']) or 'none'}, MTU {facts['mtu']}",
     ]
+    lines.append(
+        f"DNS:         {dns['mode']}: {', '.join(dns['resolvers']) or 'as addressed'}; "
+        f"{dns['redirected_queries']} queries redirected, {dns['refused_queries']} refused"
+    )
     for peer in facts["peers"]:
         age = time.time() - peer["latest_handshake"]
         handshake = f"handshake {age:.0f} s ago" if peer["latest_handshake"] else "no handshake yet"

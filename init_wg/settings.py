@@ -25,6 +25,7 @@ class Settings(NamedTuple):
     bypass_cidrs: str  # auto, private, none or a list
     dns_config: bool
     dns_mode: str  # tunnel, split, cluster
+    cluster_domain: str | None
     input_ports: tuple[int, ...]
     handshake_timeout: float
 
@@ -53,6 +54,7 @@ def read(environment: Mapping[str, str]) -> Settings:
         bypass_cidrs=value("BYPASS_CIDRS", "auto", str, "auto, private, none or a list"),
         dns_config=value("ENABLE_DNS_CONFIG", "true", _boolean, "true or false"),
         dns_mode=value("DNS_MODE", "tunnel", _one_of("tunnel", "split", "cluster"), "tunnel, split or cluster"),
+        cluster_domain=value("CLUSTER_DOMAIN", "auto", _domain, "auto or a domain name"),
         input_ports=value("VPN_INPUT_PORTS", "none", _ports, "none or a list of ports, 1 to 65535"),
         handshake_timeout=value("HANDSHAKE_TIMEOUT", "15", _seconds, "a number of seconds, 0.1 to 3600"),
     )  # fmt: skip
@@ -79,6 +81,15 @@ def _interface(text: str) -> str:
     if not allowed or not 0 < len(text) < 16 or text[0] in ".-" or text == "lo":
         raise ValueError
     return text
+
+
+def _domain(text: str) -> str | None:
+    if text.lower() == "auto":
+        return None
+    labels = text.strip(".").lower().split(".")
+    if not all(label and len(label) < 64 and label.replace("-", "a").isalnum() and label.isascii() for label in labels):
+        raise ValueError
+    return ".".join(labels)
 
 
 def _ports(text: str) -> tuple[int, ...]:

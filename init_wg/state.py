@@ -33,7 +33,7 @@ UNREACHABLE_METRIC = 4278198272
 #: What the kernel itself gives an IPv6 route that names no metric (IP6_RT_PRIO_USER).
 IPV6_METRIC = 1024
 
-PREFERENCE_REPLY, PREFERENCE_MAIN, PREFERENCE_TUNNEL = 100, 200, 300
+PREFERENCE_NAMES, PREFERENCE_REPLY, PREFERENCE_MAIN, PREFERENCE_TUNNEL = 50, 100, 200, 300
 #: Foreign rules up to our last one would be asked before ours: they are drift. Later ones are left alone.
 PREFERENCE_KERNEL_MAIN, PREFERENCE_KERNEL_DEFAULT = 32766, 32767
 
@@ -103,6 +103,7 @@ class Rule(NamedTuple):
     preference: int
     table: int
     source: str | None = None
+    destination: str | None = None
     mark: int | None = None
     invert: bool = False
     suppress_prefix_length: int | None = None
