@@ -1,0 +1,93 @@
+"""init_wg.settings: what is not understood is an error that names its variable."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from init_wg.errors import ConfigError
+from init_wg.settings import Settings, read
+
+DEFAULTS = Settings(
+    config="/etc/wireguard",
+    interface="wg0",
+    implementation="auto",
+    kill_switch=True,
+    bypass_routes=True,
+    bypass_cidrs="auto",
+    dns_config=True,
+    dns_mode="tunnel",
+    input_ports=(),
+    handshake_timeout=15.0,
+)
+
+
+def test_the_defaults() -> None:
+    assert read({}) == DEFAULTS
+
+
+def test_every_default_is_the_same_as_an_empty_value() -> None:
+    """compose passes `${NAME:-}` on as nothing."""
+    names = ["WG_CONFIG", "WG_INTERFACE", "WG_IMPLEMENTATION", "ENABLE_KILL_SWITCH", "ENABLE_BYPASS_ROUTES",
+             "BYPASS_CIDRS", "ENABLE_DNS_CONFIG", "DNS_MODE", "VPN_INPUT_PORTS", "HANDSHAKE_TIMEOUT"]  # fmt: skip
+    assert read(dict.fromkeys(names, "")) == read(dict.fromkeys(names, " \t")) == DEFAULTS
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "field", "expected"),
+    [
+        ("WG_CONFIG", "/config/wg.conf", "config", "/config/wg.conf"),
+        ("WG_INTERFACE", "tunnel_1.a-b", "interface", "tunnel_1.a-b"),
+        ("WG_INTERFACE", "fifteen-letters", "interface", "fifteen-letters"),
+        ("WG_IMPLEMENTATION", "Kernel", "implementation", "kernel"),
+        ("WG_IMPLEMENTATION", "userspace", "implementation", "userspace"),
+        *(("ENABLE_KILL_SWITCH", yes, "kill_switch", True) for yes in ("true", "TRUE", "yes", "on", "1", " true\n")),
+        *(("ENABLE_KILL_SWITCH", no, "kill_switch", False) for no in ("false", "False", "no", "off", "0")),
+        ("ENABLE_BYPASS_ROUTES", "no", "bypass_routes", False),
+        ("ENABLE_DNS_CONFIG", "off", "dns_config", False),
+        ("BYPASS_CIDRS", "10.0.0.0/16", "bypass_cidrs", "10.0.0.0/16"),
+        ("DNS_MODE", "SPLIT", "dns_mode", "split"),
+        ("DNS_MODE", "cluster", "dns_mode", "cluster"),
+        ("VPN_INPUT_PORTS", "none", "input_ports", ()),
+        ("VPN_INPUT_PORTS", "6881", "input_ports", (6881,)),
+        ("VPN_INPUT_PORTS", "51413, 6881 6881,1", "input_ports", (1, 6881, 51413)),
+        ("VPN_INPUT_PORTS", "65535", "input_ports", (65535,)),
+        ("HANDSHAKE_TIMEOUT", "0.5", "handshake_timeout", 0.5),
+        ("HANDSHAKE_TIMEOUT", "3600", "handshake_timeout", 3600.0),
+    ],
+)
+def test_what_is_understood(name: str, value: str, field: str, expected: Any) -> None:
+    assert read({name: value}) == DEFAULTS._replace(**{field: expected})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("WG_INTERFACE", bad) for bad in ("lo", "sixteen-letters-", "a b", "../wg0", "-wg0", ".wg", "wg/0", 'a"b',
+                                            "wg0;", "wgö", "eth*", "wg%d", "wg0\n\nx")),
+        *(("WG_IMPLEMENTATION", bad) for bad in ("go", "wireguard-go", "true", "auto kernel")),
+        *(("ENABLE_KILL_SWITCH", bad) for bad in ("fasle", "flase", "2", "ja", "disabled", "none", "null")),
+        ("ENABLE_BYPASS_ROUTES", "maybe"),
+        ("ENABLE_DNS_CONFIG", "tunnel"),
+        ("DNS_MODE", "host"),
+        *(("VPN_INPUT_PORTS", bad) for bad in ("0", "65536", "70000", "-1", "80/tcp", "80-90", "http", "1e3", "٣", "+5",
+                                               "1_000", "8" * 5000)),
+        *(("HANDSHAKE_TIMEOUT", bad) for bad in ("0", "0.09", "3601", "-5", "nan", "inf", "15s", "9" * 5000)),
+    ],
+)  # fmt: skip
+def test_what_is_not_understood_names_the_variable(name: str, value: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read({name: value})
+    message = str(caught.value)
+    assert message.startswith(f"environment: {name}=")
+    assert "it may be " in message
+    assert message.isprintable()
+    assert len(message) < 200
+    assert caught.value.exit_code == 2
+
+
+def test_a_secret_in_the_wrong_variable_is_not_shown() -> None:
+    with pytest.raises(ConfigError, match="what is set is not understood") as caught:
+        read({"WG_INTERFACE": "mJVW3x7EylG8hC8bHmUEcHxYGsnfNlcDVJPzXcwZrGo="})
+    assert "mJVW" not in str(caught.value)
