@@ -33,7 +33,8 @@ def counters() -> dict[str, int]:
 
     refuse: all that was refused; refuse_name: DNS among it; names: queries that were redirected.
     """
-    chain, packets = "", {}
+    chain = ""
+    packets: dict[str, int] = {}
     for line in _nft(("list", "table", "inet", killswitch.NAME), "").stdout.splitlines():
         words = line.split()
         if words[:1] == ["chain"]:
