@@ -1,0 +1,244 @@
+"""init_wg.device: the differences that are told, and both languages in which they are."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from init_wg import device, netlink
+from init_wg.device import Change, Traffic, _kernel_peer, _kernel_peer_attributes
+from init_wg.errors import KernelError
+from init_wg.secret import Secret
+from init_wg.state import FWMARK, TUN, Device, Peer
+from tests.unit import build
+
+PEER = Peer(build.SERVER, build.PRESHARED, build.ENDPOINT, frozenset(["0.0.0.0/0", "::/0"]), 25)
+OTHER = Peer(build.OTHER_SERVER, None, ("2001:db8::1", 51820), frozenset(["10.9.0.0/16"]), 0)
+DEVICE = Device(build.PRIVATE, 51820, FWMARK, frozenset([PEER]))
+NOTHING = Change(None, None, None, (), ())
+ANOTHER_KEY = Secret(build.key("another"))
+
+
+# --- differences -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("have", "want", "expected"),
+    [
+        (DEVICE, DEVICE, NOTHING),
+        (None, DEVICE, Change(build.PRIVATE, 51820, FWMARK, (), (PEER,))),
+        (None, DEVICE._replace(listen_port=None), Change(build.PRIVATE, None, FWMARK, (), (PEER,))),
+        (DEVICE, DEVICE._replace(listen_port=None), NOTHING),
+        (DEVICE, DEVICE._replace(listen_port=4), NOTHING._replace(listen_port=4)),
+        (DEVICE, DEVICE._replace(private_key=ANOTHER_KEY), NOTHING._replace(private_key=ANOTHER_KEY)),
+        (DEVICE._replace(fwmark=0), DEVICE, NOTHING._replace(fwmark=FWMARK)),
+        (DEVICE, DEVICE._replace(fwmark=0), NOTHING._replace(fwmark=0)),
+        (DEVICE, DEVICE._replace(peers=frozenset()), NOTHING._replace(removed=(build.SERVER,))),
+        (DEVICE, DEVICE._replace(peers=frozenset([PEER, OTHER])), NOTHING._replace(peers=(OTHER,))),
+        (
+            DEVICE,
+            DEVICE._replace(peers=frozenset([OTHER])),
+            NOTHING._replace(removed=(build.SERVER,), peers=(OTHER,)),
+        ),
+        (
+            DEVICE,
+            DEVICE._replace(peers=frozenset([PEER._replace(keepalive=0)])),
+            NOTHING._replace(peers=(PEER._replace(keepalive=0),)),
+        ),
+    ],
+)
+def test_only_what_differs_is_told(have: Device | None, want: Device, expected: Change) -> None:
+    assert device.change(have, want) == expected
+
+
+def test_the_mark_comes_before_the_peers() -> None:
+    """Or the first handshake leaves unmarked, is refused, and waits 5 s."""
+    assert Change._fields.index("fwmark") < Change._fields.index("removed") < Change._fields.index("peers")
+
+
+# --- the kernel's language ---------------------------------------------------------------------------------------
+
+networks = st.lists(build.network().map(str), min_size=1, max_size=5).map(frozenset)
+peers = st.builds(
+    Peer,
+    public_key=st.binary(min_size=32, max_size=32).map(device._base64),  # noqa: SLF001
+    preshared_key=st.none() | st.just(build.PRESHARED),
+    endpoint=st.none() | st.tuples((build.ipv4 | build.ipv6).map(str), build.ports),
+    allowed_ips=networks,
+    keepalive=st.integers(0, 65535),
+)
+
+
+class Wire:
+    """Keeps what is sent."""
+
+    body = b""
+
+    def request(self, message_type: int, flags: int, body: bytes) -> None:
+        self.body = body
+
+
+@settings(max_examples=60, deadline=None)
+@given(peer=peers)
+def test_any_peer_comes_back_from_the_kernels_language(peer: Peer) -> None:
+    wire = Wire()
+    message = netlink.messages("generic.wireguard").wgmsg()
+    attributes = [("WGDEVICE_A_PEERS", [{"attrs": _kernel_peer_attributes(peer)}])]
+    netlink.write(cast(netlink.Socket, wire), 0, 0, message, attributes)
+    ((_, encoded),) = netlink.attribute_list(netlink.attributes(wire.body, 4)[8])
+    fields = netlink.attributes(encoded)
+    assert _kernel_peer(fields) == (peer, Traffic(0, 0, 0))
+    assert netlink.number(fields[3]) == 2  # WGPEER_F_REPLACE_ALLOWEDIPS: "peers are set whole"
+
+
+# --- wireguard-go's language -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def wireguard_go(folder: Path, answer: str) -> Iterator[list[str]]:
+    """A real socket that gives one answer to whatever is asked, and keeps the questions."""
+    asked: list[str] = []
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(folder / "wg0.sock"))
+    listener.listen()
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            question = b""
+            while not question.endswith(b"\n\n"):
+                question += connection.recv(1 << 16)
+            asked.append(question.decode())
+            connection.sendall(answer.encode())
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    yield asked
+    thread.join(5)
+    listener.close()
+
+
+@pytest.fixture
+def sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(device, "SOCKETS", str(tmp_path))
+    return tmp_path
+
+
+def hexed(key: str) -> str:
+    return device._hex(key)  # noqa: SLF001
+
+
+ANSWER = f"""\
+private_key={hexed(build.PRIVATE)}
+listen_port=51820
+fwmark=51820
+public_key={hexed(build.SERVER)}
+preshared_key={hexed(build.PRESHARED)}
+protocol_version=1
+endpoint=192.0.2.1:51820
+last_handshake_time_sec=1700000000
+last_handshake_time_nsec=500000000
+tx_bytes=10
+rx_bytes=20
+persistent_keepalive_interval=25
+allowed_ip=0.0.0.0/0
+allowed_ip=::/0
+public_key={hexed(build.OTHER_SERVER)}
+preshared_key={"0" * 64}
+protocol_version=1
+endpoint=[2001:db8::1]:51820
+last_handshake_time_sec=0
+last_handshake_time_nsec=0
+tx_bytes=0
+rx_bytes=0
+persistent_keepalive_interval=0
+allowed_ip=10.9.0.0/16
+errno=0
+
+"""
+
+
+def test_on_linux_reading_wireguard_go(sockets: Path) -> None:
+    with wireguard_go(sockets, ANSWER) as asked:
+        reading = device.read("wg0", TUN)
+    assert asked == ["get=1\n\n"]
+    assert reading
+    assert reading.device == DEVICE._replace(peers=frozenset([PEER, OTHER]))
+    assert reading.traffic == {
+        build.SERVER: Traffic(1700000000.5, 20, 10),
+        build.OTHER_SERVER: Traffic(0, 0, 0),
+    }
+
+
+def test_on_linux_reading_a_wireguard_go_that_is_not_configured(sockets: Path) -> None:
+    with wireguard_go(sockets, "errno=0\n\n"):
+        reading = device.read("wg0", TUN)
+    assert reading
+    assert reading.device == Device(Secret("A" * 43 + "="), 0, 0, frozenset())
+
+
+@pytest.mark.parametrize("answer", ["", "private_key=", "private_key=abc\n"])
+def test_on_linux_half_an_answer_is_none(sockets: Path, answer: str) -> None:
+    with wireguard_go(sockets, answer):
+        assert device.read("wg0", TUN) is None
+
+
+def test_nobody_answers(sockets: Path) -> None:
+    assert device.read("wg0", TUN) is None
+    (sockets / "wg0.sock").write_text("")  # what a killed wireguard-go leaves, as far as connecting goes
+    assert device.read("wg0", TUN) is None
+    with pytest.raises(KernelError, match="does not answer"):
+        device.write("wg0", TUN, NOTHING)
+
+
+def test_a_foreign_interface_is_no_device() -> None:
+    assert device.read("wg0", "dummy") is None
+
+
+def test_on_linux_writing_wireguard_go(sockets: Path) -> None:
+    """The order is the device's: the mark, what goes, what comes; every peer whole."""
+    change = Change(build.PRIVATE, 51820, FWMARK, (ANOTHER_KEY,), (PEER, OTHER))
+    with wireguard_go(sockets, "errno=0\n\n") as asked:
+        device.write("wg0", TUN, change)
+    assert asked[0].splitlines() == [
+        "set=1",
+        f"private_key={hexed(build.PRIVATE)}",
+        "listen_port=51820",
+        "fwmark=51820",
+        f"public_key={hexed(ANOTHER_KEY)}",
+        "remove=true",
+        f"public_key={hexed(build.SERVER)}",
+        f"preshared_key={hexed(build.PRESHARED)}",
+        "endpoint=192.0.2.1:51820",
+        "persistent_keepalive_interval=25",
+        "replace_allowed_ips=true",
+        "allowed_ip=0.0.0.0/0",
+        "allowed_ip=::/0",
+        f"public_key={hexed(build.OTHER_SERVER)}",
+        f"preshared_key={'0' * 64}",
+        "endpoint=[2001:db8::1]:51820",
+        "persistent_keepalive_interval=0",
+        "replace_allowed_ips=true",
+        "allowed_ip=10.9.0.0/16",
+        "",
+    ]
+
+
+def test_on_linux_what_does_not_differ_is_not_written(sockets: Path) -> None:
+    with wireguard_go(sockets, "errno=0\n\n") as asked:
+        device.write("wg0", TUN, NOTHING._replace(fwmark=0))
+    assert asked == ["set=1\nfwmark=0\n\n"]
+
+
+def test_on_linux_an_error_of_wireguard_go_is_raised(sockets: Path) -> None:
+    with wireguard_go(sockets, "errno=-22\n\n"), pytest.raises(OSError, match="Invalid argument") as caught:
+        device.write("wg0", TUN, NOTHING)
+    assert caught.value.errno == 22
