@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 Act = Callable[["Lab"], None]
 
 # Frames that a program with CAP_NET_RAW builds itself meet no output hook: only the egress gate on their link.
-FRAMES = frozenset({"packet-udp", "packet-bypass-udp", "packet-marked-udp"})
+FRAMES = frozenset({"packet-udp", "packet-bypass-udp", "packet-mark-udp", "packet-stamp-udp"})
+# The egress gate knows what the deciding table has let pass by a mark, which a program with CAP_NET_RAW may guess.
+FORGED = frozenset({"stamp-udp", "stamp-tcp", "stamp-device-udp"})
 RA_PREFIX = "fd99::"
 
 
@@ -330,7 +332,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("routes-0/1-and-128/1", routes("add", "halves"), undo=routes("del", "halves")),
     Fault("route-to-the-web-host", routes("add", "host"), undo=routes("del", "host")),
     # The kill-switch. Its two tables cover for each other.
-    Fault("killswitch-deleted", nft("delete table inet init_wg\n")),
+    Fault("killswitch-deleted", nft("delete table inet init_wg\n"), spares=FORGED),
     Fault("killswitch-flushed", nft("flush table inet init_wg\n")),
     Fault("killswitch-first-rule-deleted", delete_rule("output", 0)),
     Fault("killswitch-last-rule-deleted", delete_rule("output", -1)),

@@ -91,6 +91,7 @@ class Leak:
 class Verdict:
     """What left the pod between two marks."""
 
+    since: float = field(default_factory=time.time)
     leaks: list[Leak] = field(default_factory=list)
     allowed: Counter[str] = field(default_factory=Counter)
 
@@ -108,7 +109,8 @@ class Verdict:
         lines = [f"leaked: {self.leaked}   (allowed: {fine})"]
         for kind, count in self.kinds.most_common():
             example = next(leak for leak in self.leaks if f"{leak.kind}/{leak.family}" == kind)
-            lines.append(f"  {count:6} {kind:24} first: {example.what}")
+            after = f"after {example.time - self.since:.4f} s"  # since the mark
+            lines.append(f"  {count:6} {kind:24} first {after}: {example.what}")
         return "\n".join(lines)
 
 
@@ -406,13 +408,16 @@ class Judge:
 
     def mark(self) -> None:
         """What comes from the pod is judged from now on; what came before is forgotten."""
+        # What left before this moment may be read after it: a link's queue is emptied by a soft interrupt, which a busy
+        # machine puts off. The kernel stamps a packet with the time before it waits there.
+        now = time.time()
         self._flush()
-        self.current = Verdict()
+        self.current = Verdict(since=now)
 
     def verdict(self) -> Verdict:
         """What left the pod since the last mark(), up to this moment. The next stretch begins here."""
         self._flush()
-        result, self.current = self.current, Verdict()
+        result, self.current = self.current, Verdict(since=self.current.since)
         return result
 
     def _flush(self, timeout: float = 30.0) -> None:
@@ -460,7 +465,7 @@ class Judge:
 
     def _packet(self, moment: float, packet: bytes) -> None:
         protocol, index, direction = struct.unpack_from("!H2xI2xB", packet)
-        if index not in self.watched:
+        if index not in self.watched or (moment < self.current.since and direction != OUTGOING):
             return
         data = packet[20:]
         if direction == OUTGOING:

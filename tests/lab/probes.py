@@ -284,28 +284,27 @@ class Prober:
     def source_tcp(self, aim: Aim, kind: str) -> None:
         self.connection(aim, tag(kind), (aim.web, aim.tcp_ports[kind]), bind=True)
 
-    def mark(self, aim: Aim) -> Option:
-        """WireGuard's mark, and in turn the next number: an obvious choice for a mark with another privilege."""
-        return (socket.SOL_SOCKET, SO_MARK, aim.mark + self.turn // len(self.kinds) % 2)
+    @staticmethod
+    def mark(aim: Aim, kind: str) -> Option:
+        """WireGuard's own mark; for a "stamp" the next number, an obvious choice for a mark with another privilege."""
+        return (socket.SOL_SOCKET, SO_MARK, aim.mark + ("stamp" in kind))
 
     def mark_udp(self, aim: Aim, kind: str) -> None:
-        self.datagram(aim, tag(kind), (aim.web, aim.echo), self.mark(aim))
+        self.datagram(aim, tag(kind), (aim.web, aim.echo), self.mark(aim, kind))
 
     def mark_tcp(self, aim: Aim, kind: str) -> None:
-        self.connection(aim, tag(kind), (aim.web, aim.tcp_ports[kind]), self.mark(aim))
+        self.connection(aim, tag(kind), (aim.web, aim.tcp_ports[kind]), self.mark(aim, kind))
 
     def mark_device_udp(self, aim: Aim, kind: str) -> None:
-        self.datagram(aim, tag(kind), (aim.web, aim.echo), self.mark(aim), self.bound_device())
+        self.datagram(aim, tag(kind), (aim.web, aim.echo), self.mark(aim, kind), self.bound_device())
 
     def mark_endpoint_udp(self, aim: Aim, kind: str) -> None:
         """Marked like WireGuard's own, and to its endpoint: but to another port."""
-        mark = (socket.SOL_SOCKET, SO_MARK, aim.mark)
-        self.datagram(aim, tag(kind), (aim.endpoint, aim.endpoint_port + 1), mark)
+        self.datagram(aim, tag(kind), (aim.endpoint, aim.endpoint_port + 1), self.mark(aim, kind))
 
     def mark_endpoint_tcp(self, aim: Aim, kind: str) -> None:
         """Marked, to the endpoint's address and port: but not UDP."""
-        mark = (socket.SOL_SOCKET, SO_MARK, aim.mark)
-        self.connection(aim, tag(kind), (aim.endpoint, aim.endpoint_port), mark)
+        self.connection(aim, tag(kind), (aim.endpoint, aim.endpoint_port), self.mark(aim, kind))
 
     def endpoint_udp(self, aim: Aim, kind: str) -> None:
         """Plain text to the endpoint's own port."""
@@ -328,7 +327,7 @@ class Prober:
         self.packet(aim, kind, (SOL_PACKET, PACKET_QDISC_BYPASS, 1))
 
     def packet_marked(self, aim: Aim, kind: str) -> None:
-        self.packet(aim, kind, self.mark(aim))
+        self.packet(aim, kind, self.mark(aim, kind))
 
     # --- the loop ------------------------------------------------------------------------------------------
 
@@ -409,13 +408,17 @@ KINDS: dict[str, Callable[[Prober, Aim, str], None]] = {
     "mark-udp": Prober.mark_udp,
     "mark-tcp": Prober.mark_tcp,
     "mark-device-udp": Prober.mark_device_udp,
+    "stamp-udp": Prober.mark_udp,
+    "stamp-tcp": Prober.mark_tcp,
+    "stamp-device-udp": Prober.mark_device_udp,
     "mark-endpoint-udp": Prober.mark_endpoint_udp,
     "mark-endpoint-tcp": Prober.mark_endpoint_tcp,
     "endpoint-udp": Prober.endpoint_udp,
     "endpoint-device-udp": Prober.endpoint_device_udp,
     "packet-udp": Prober.packet,
     "packet-bypass-udp": Prober.packet_bypass,
-    "packet-marked-udp": Prober.packet_marked,
+    "packet-mark-udp": Prober.packet_marked,
+    "packet-stamp-udp": Prober.packet_marked,
 }
 # Those that go where the routes lead them: they must be stopped by routing alone, too, with the firewall flushed.
 PLAIN = tuple(kind for kind in KINDS if kind.startswith(("tcp-", "udp-", "icmp-", "dns-")))
