@@ -51,6 +51,11 @@ def sealed(links: Iterable[str], hole: Hole | None = None, *, routed: bool = Tru
     links: what the gate watches; routed: whether the kernel has realms (CONFIG_IP_ROUTE_CLASSID).
     """
     outgoing, incoming = _query(hole) if hole else ([], [])
+    if hole and any(_family(resolver) == "ip6" for resolver in hole.resolvers):
+        # Before IPv6 can ask, it has to find its neighbour on the link.
+        neighbours = "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } ip6 hoplimit 255"
+        outgoing.append(f"{neighbours} ip6 daddr {{ fe80::/10, ff02::/16 }} {_STAMP}")
+        incoming.append(f"{neighbours} accept")
     output = [*outgoing, f"ip daddr {DOCKER_RESOLVER} jump refuse", 'oif "lo" accept', "jump refuse"]
     chains = [("output", _OUTPUT, output), ("input", _INPUT, [*incoming, 'iif "lo" accept']), *_COMMON]
     inet = _table("inet", [_REFUSE, *chains])
