@@ -125,6 +125,12 @@ def _connect(
         goal = Goal(settings, environment, tunnel, ends)
         started = time.time()
         seen, changed = reconcile.converge(kernel, goal, seen)
+        if number and seen.state.link and seen.state.device:
+            # A peer that had no answer from another address tries again only after REKEY_TIMEOUT, 5 s; a new one at once.
+            moved = {key for key, end in ends.items() if end != sets[number - 1].get(key)}
+            again = frozenset(peer for peer in seen.state.device.peers if peer.public_key in moved)
+            renewal = device.renewal(seen.state.device._replace(peers=again))
+            device.write(settings.interface, seen.state.link.kind, renewal)
         try:
             if changed:
                 _await_proof(kernel, goal, seen, started, timeout)
