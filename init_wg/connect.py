@@ -126,7 +126,7 @@ def _connect(
         started = time.time()
         seen, changed = reconcile.converge(kernel, goal, seen)
         if number and seen.state.link and seen.state.device:
-            # A peer that had no answer from another address tries again only after REKEY_TIMEOUT, 5 s; a new one at once.
+            # A peer without an answer so far tries again only after REKEY_TIMEOUT, 5 s; a new one does at once.
             moved = {key for key, end in ends.items() if end != sets[number - 1].get(key)}
             again = frozenset(peer for peer in seen.state.device.peers if peer.public_key in moved)
             renewal = device.renewal(seen.state.device._replace(peers=again))
