@@ -158,6 +158,15 @@ def dns(address: str, port: int) -> None:
     zone: dict[str, list[str]] = {}
     read_at = 0
 
+    def fitting(query: bytes, response: bytes) -> bytes:
+        """By UDP: cut off after the question, and marked so, if longer than the client takes (RFC 1035, RFC 6891)."""
+        question = query.index(0, 12) + 5
+        has_option = query[10:12] == b"\0\1" and query[question : question + 3] == b"\0\0\x29"
+        limit = max(512, struct.unpack_from("!H", query, question + 3)[0]) if has_option else 512
+        if len(response) <= limit:
+            return response
+        return response[:2] + struct.pack("!HHHHH", 0x8380, 1, 0, 0, 0) + response[12:question]
+
     def reply(query: bytes, client: str) -> bytes:
         nonlocal zone, read_at
         if (changed := zone_file.stat().st_mtime_ns) != read_at:
@@ -184,7 +193,7 @@ def dns(address: str, port: int) -> None:
     def answer() -> None:
         with contextlib.suppress(OSError, IndexError, struct.error):  # whatever is no query gets no answer
             query, client = server.recvfrom(4096)
-            server.sendto(reply(query, client[0]), client)
+            server.sendto(fitting(query, reply(query, client[0])), client)
 
     def answer_tcp(connection: socket.socket) -> None:
         with contextlib.suppress(OSError, IndexError, struct.error):
