@@ -29,6 +29,7 @@ _NO_KEY = b2a_base64(bytes(32), newline=False).decode()
 _GET_DEVICE, _SET_DEVICE, _VERSION = 0, 1, 1
 _START_TIMEOUT = 10
 _REMOVE_ME, _REPLACE_ALLOWED_IPS = 0x1, 0x2
+_ALLOWED_IPS_AT_ONCE = 1000  # of at most 40 bytes each: see _kernel_write
 
 
 class Traffic(NamedTuple):
@@ -172,33 +173,37 @@ def _socket_address(data: bytes) -> tuple[str, int]:
 
 
 def _kernel_write(name: str, wanted: Change) -> None:
-    """One message for the whole device: settings first, then peers, as the kernel also processes them."""
+    """Settings first, then peer by peer, each with messages of its own: all peers of one message are a single
+    attribute, and the length of an attribute has 16 bits."""
     messages = netlink.messages("generic.wireguard")
-    attrs: list[tuple[str, Any]] = [("WGDEVICE_A_IFNAME", name)]
+    attrs: list[tuple[str, Any]] = []
     if wanted.private_key is not None:
         attrs.append(("WGDEVICE_A_PRIVATE_KEY", wanted.private_key))
     if wanted.listen_port is not None:
         attrs.append(("WGDEVICE_A_LISTEN_PORT", wanted.listen_port))
     if wanted.fwmark is not None:
         attrs.append(("WGDEVICE_A_FWMARK", wanted.fwmark))
-    peers = [{"attrs": [("WGPEER_A_PUBLIC_KEY", key), ("WGPEER_A_FLAGS", _REMOVE_ME)]} for key in wanted.removed] + [
-        {"attrs": _kernel_peer_attributes(peer)} for peer in wanted.peers
-    ]
-    if peers:
-        attrs.append(("WGDEVICE_A_PEERS", peers))
+    peers = [[("WGPEER_A_PUBLIC_KEY", key), ("WGPEER_A_FLAGS", _REMOVE_ME)] for key in wanted.removed]
+    for peer in wanted.peers:
+        networks = sorted(peer.allowed_ips)
+        for at in range(0, len(networks) or 1, _ALLOWED_IPS_AT_ONCE):
+            some = peer._replace(allowed_ips=frozenset(networks[at : at + _ALLOWED_IPS_AT_ONCE]))
+            peers.append(_kernel_peer_attributes(some, 0 if at else _REPLACE_ALLOWED_IPS))
+    parts = [attrs, *([("WGDEVICE_A_PEERS", [{"attrs": peer}])] for peer in peers)]
     with netlink.Socket(netlink.NETLINK_GENERIC) as kernel:
         family = _family(kernel)
         if family is None:
             raise KernelError("the kernel's WireGuard module went away")
-        message = messages.wgmsg()
-        message["cmd"], message["version"] = _SET_DEVICE, _VERSION
-        netlink.write(kernel, family, 0, message, attrs)
+        for part in filter(None, parts):
+            message = messages.wgmsg()
+            message["cmd"], message["version"] = _SET_DEVICE, _VERSION
+            netlink.write(kernel, family, 0, message, [("WGDEVICE_A_IFNAME", name), *part])
 
 
-def _kernel_peer_attributes(peer: Peer) -> list[tuple[str, Any]]:
+def _kernel_peer_attributes(peer: Peer, flags: int = _REPLACE_ALLOWED_IPS) -> list[tuple[str, Any]]:
     attrs: list[tuple[str, Any]] = [
         ("WGPEER_A_PUBLIC_KEY", peer.public_key),
-        ("WGPEER_A_FLAGS", _REPLACE_ALLOWED_IPS),
+        ("WGPEER_A_FLAGS", flags),
         ("WGPEER_A_PRESHARED_KEY", peer.preshared_key or _NO_KEY),
         ("WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL", peer.keepalive),
     ]
