@@ -91,7 +91,8 @@ def test_2000_networks_of_each_family(listed: Callable[[str], str], step: int) -
             bypass=networks.spelled(wide),
             neighbours=("fe80::/10", "ff02::/16"),
             input_ports=(),
-            resolve_anywhere=False,
+            names=build.NAMES,
+            asked=(),
         )
     )
     assert listed(text) == text

@@ -14,7 +14,7 @@ from init_wg.config import Endpoint, Peer, Tunnel
 from init_wg.desired import Circumstances
 from init_wg.netlink import Interface, InterfaceAddress, Snapshot
 from init_wg.pod import Pod, discover
-from init_wg.policy import Hole, Policy
+from init_wg.policy import Hole, Names, Policy
 from init_wg.secret import Secret
 from init_wg.settings import Settings, read
 from init_wg.state import INET, INET6, IPV6_METRIC, MAIN_TABLE, PROTOCOL_KERNEL, SCOPE_LINK, Address, Route
@@ -96,6 +96,10 @@ def pod(interface: str = "wg0", **changes: Any) -> Pod:
     return discover(snapshot(**changes), interface)
 
 
+#: DNS_MODE=tunnel: every query goes to the tunnel's resolver.
+NAMES = Names(("10.64.0.1",), (), docker=False, forwarded=False)
+
+
 def circumstances(**changes: Any) -> Circumstances:
     """Kernel WireGuard, an address as endpoint, both families, the egress hook; 10.96/12 beside the tunnel."""
     ordinary = Circumstances(
@@ -106,6 +110,8 @@ def circumstances(**changes: Any) -> Circumstances:
         routed=True,
         bypass=(ip_network("10.96.0.0/12"), ip_network("10.244.0.0/16"), ip_network("fd00:244:1::/64")),
         others=frozenset(),
+        names=NAMES,
+        asked=(),
     )
     return ordinary._replace(**changes)
 
@@ -139,6 +145,15 @@ def hosts(draw: st.DrawFn, least: int = 0) -> tuple[str, ...]:
 
 
 @st.composite
+def names_policy(draw: st.DrawFn) -> Names:
+    """Any redirection of DNS: at most one resolver for each family."""
+    resolvers = [str(draw(family)) for family in (ipv4, ipv6) if draw(st.booleans())]
+    cluster = draw(st.lists(st.one_of(st.tuples(ipv4, ipv4), st.tuples(ipv6, ipv6)), max_size=3))
+    pairs = tuple((str(alias), str(resolver)) for alias, resolver in cluster)
+    return Names(tuple(resolvers), pairs, docker=draw(st.booleans()), forwarded=draw(st.booleans()))
+
+
+@st.composite
 def policy(draw: st.DrawFn, links: tuple[str, ...] | None = None) -> Policy:
     """Any policy. `links`: the interfaces that exist, where that matters (the gate names them)."""
     near = [ip_network("fe80::/10"), ip_network("ff02::/16")]
@@ -156,6 +171,7 @@ def policy(draw: st.DrawFn, links: tuple[str, ...] | None = None) -> Policy:
         bypass=networks.spelled(draw(st.lists(network(), max_size=30))),
         neighbours=networks.spelled(near),
         input_ports=tuple(sorted(draw(st.sets(ports, max_size=6)))),
-        resolve_anywhere=draw(st.booleans()),
+        names=draw(st.none() | names_policy()),
+        asked=draw(hosts()),
         hole=draw(st.none() | st.builds(Hole, hosts(least=1), ports)),
     )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from ipaddress import ip_address, ip_interface, ip_network
+from operator import attrgetter
 from typing import Any
 
 import pytest
 
 from init_wg import desired
 from init_wg.netlink import InterfaceAddress
+from init_wg.policy import Names
 from init_wg.state import (
     FWMARK,
     INET,
@@ -42,6 +44,7 @@ def state(environment: dict[str, str] | None = None, pod: dict[str, Any] | None 
 
 
 ORDINARY = state()
+by_preference = attrgetter("preference")
 
 
 def routes(found: State, table: int, protocol: int = PROTOCOL) -> set[Route]:
@@ -88,15 +91,16 @@ def test_mtu(uplink: int, configured: int | None, addresses: tuple[str, ...], ex
 
 def test_the_rules_in_the_order_in_which_they_are_asked() -> None:
     """IPv4's replies by their source, IPv6's by a mark: see design 4."""
-    assert sorted(rule for rule in ORDINARY.rules if rule.family == INET) == [
+    assert sorted((rule for rule in ORDINARY.rules if rule.family == INET), key=by_preference) == [
         Rule(INET, 0, 255),
+        Rule(INET, 50, TABLE, destination="10.64.0.1"),
         Rule(INET, 100, MAIN_TABLE, source="10.244.1.7"),
         Rule(INET, 200, MAIN_TABLE, suppress_prefix_length=0),
         Rule(INET, 300, TABLE, mark=FWMARK, invert=True),
         Rule(INET, 32766, MAIN_TABLE),
         Rule(INET, 32767, 253),
     ]
-    assert sorted(rule for rule in ORDINARY.rules if rule.family == INET6) == [
+    assert sorted((rule for rule in ORDINARY.rules if rule.family == INET6), key=by_preference) == [
         Rule(INET6, 0, 255),
         Rule(INET6, 100, MAIN_TABLE, mark=PASS_MARK),
         Rule(INET6, 200, MAIN_TABLE, suppress_prefix_length=0),
@@ -182,16 +186,33 @@ def test_a_stray_route_stays_only_within_what_was_named(network: str, kept: bool
     assert (stray._replace(table=RECORD_TABLE) in found.routes) is kept
 
 
-@pytest.mark.parametrize(
-    ("resolver", "destination"), [("10.244.0.53", "10.244.0.53/32"), ("fd00:244:1::53", "fd00:244:1::53/128")]
-)
-def test_a_resolver_inside_the_tunnel_that_the_pods_network_covers(resolver: str, destination: str) -> None:
+@pytest.mark.parametrize(("family", "resolver"), [(INET, "10.244.0.53"), (INET6, "fd00:244:1::53")])
+def test_the_tunnels_resolver_is_asked_in_the_tunnel_whatever_covers_it(family: int, resolver: str) -> None:
+    """Here a network of the pod's own does: the rule is asked before main."""
     found = state(tunnel={"dns": (ip_address(resolver),)})
-    assert [r.destination for r in routes(found, MAIN_TABLE) if r.device == "wg0"] == [destination]
+    assert {rule for rule in found.rules if rule.destination} == {Rule(family, 50, TABLE, destination=resolver)}
+    assert min(rule.preference for rule in found.rules if rule.table == MAIN_TABLE) > 50
 
 
-def test_a_resolver_that_no_network_of_the_pod_covers_needs_no_route() -> None:
-    assert not any(route.device == "wg0" for route in routes(ORDINARY, MAIN_TABLE))
+@pytest.mark.parametrize(
+    ("asked", "names", "expected"),
+    [
+        (("169.254.20.10",), None, {"169.254.20.10/32"}),
+        (("10.244.1.1",), None, {"10.244.1.1/32"}),
+        (("127.0.0.11", "::1"), None, set()),  # Docker's needs no way
+        (
+            (),
+            Names((), (("192.0.2.53", "10.96.0.10"),), docker=False, forwarded=True),
+            {"192.0.2.53/32", "10.96.0.10/32"},
+        ),
+    ],
+)
+def test_the_clusters_resolvers_have_a_way_beside_the_tunnel(
+    asked: tuple[str, ...], names: Names | None, expected: set[str]
+) -> None:
+    found = state(bypass=(), asked=asked, names=names)
+    assert {route.destination for route in routes(found, MAIN_TABLE)} == expected
+    assert {route.gateway for route in routes(found, MAIN_TABLE)} <= {"10.244.1.1"}
 
 
 # --- the kill-switch and what is beside --------------------------------------------------------------------------
@@ -206,18 +227,14 @@ def test_the_gate_only_where_the_kernel_has_it() -> None:
     assert "table netdev" not in state(gate=False).ruleset
 
 
-@pytest.mark.parametrize(
-    ("environment", "refused"),
-    [
-        ({}, True),
-        ({"DNS_MODE": "tunnel"}, True),
-        ({"DNS_MODE": "split"}, True),
-        ({"DNS_MODE": "cluster"}, False),
-        ({"ENABLE_DNS_CONFIG": "false"}, False),
-    ],
-)
-def test_where_names_may_be_asked(environment: dict[str, str], refused: bool) -> None:
-    assert ("th dport { 53, 853 } jump refuse" in state(environment).ruleset) is refused
+def test_where_names_may_be_asked() -> None:
+    query = "meta l4proto { tcp, udp } th dport 53"
+    beside = f'oifname "eth0" ip daddr 10.96.0.10 {query} meta mark set'
+    assert f"{query} counter dnat ip to 10.64.0.1" in ORDINARY.ruleset
+    assert beside not in ORDINARY.ruleset
+    cluster = state(names=None, asked=("10.96.0.10",)).ruleset
+    assert "dnat ip to" not in cluster
+    assert beside in cluster
 
 
 def test_ports_that_peers_may_open() -> None:

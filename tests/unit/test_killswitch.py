@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from init_wg import killswitch
-from init_wg.policy import Hole, Policy
+from init_wg.policy import Hole, Names, Policy
 from init_wg.state import FWMARK, PASS_MARK
 from tests.unit import build
 
@@ -31,8 +31,10 @@ ORDINARY = Policy(
     bypass=("10.96.0.0/12", "10.244.0.0/16", "fd00:244:1::/64"),
     neighbours=("fd00:244:1::/64", "fe80::/10", "ff02::/16"),
     input_ports=(),
-    resolve_anywhere=False,
+    names=build.NAMES,
+    asked=(),
 )
+SPLIT = Names(("10.64.0.1", "fc00::53"), (("192.0.2.53", "10.96.0.10"),), docker=True, forwarded=True)
 HOLE = Hole(("10.96.0.10", "fd00:96::a"), 40000)
 RULESETS = {
     "sealed": killswitch.sealed(("eth0",)),
@@ -47,7 +49,9 @@ RULESETS = {
     "opened-several-endpoints": killswitch.opened(
         ORDINARY._replace(endpoints=(("192.0.2.1", 51820), ("198.51.100.2", 443), ("2001:db8::1", 51820)))
     ),
-    "opened-cluster-dns": killswitch.opened(ORDINARY._replace(resolve_anywhere=True)),
+    "opened-dns-split": killswitch.opened(ORDINARY._replace(names=SPLIT)),
+    "opened-dns-cluster": killswitch.opened(ORDINARY._replace(names=None, asked=("10.96.0.10", "fd00:96::a"))),
+    "opened-dns-docker": killswitch.opened(ORDINARY._replace(names=None, asked=("127.0.0.11",))),
     "opened-v4-only": killswitch.opened(
         ORDINARY._replace(
             tunnel_addresses=("10.64.0.2",),
@@ -79,10 +83,11 @@ def test_the_marks_are_those_of_state() -> None:
 
 # --- reviewing any text ------------------------------------------------------------------------------------------
 
-V4, V6 = r"(?:\d+\.){3}\d+(?:/\d+)?", r"[0-9a-f:]*:[0-9a-f:]*(?:/\d+)?"
-ONE = rf"(?:{V4}|{V6})(?:-(?:{V4}|{V6}))?"
+# An address, network or range. Simple, so that matching stays linear: nft itself checks the spelling.
+ONE = r"[0-9a-f:.]+(?:/\d+)?(?:-[0-9a-f:.]+)?"
 ANY = rf"(?:{ONE}|{{ {ONE}(?:, {ONE})+ }})"
-HOST = rf"(?:ip daddr {V4}|ip6 daddr {V6})"
+HOST = r"(?:ip daddr [0-9.]+|ip6 daddr [0-9a-f:]+)"
+DNS = r"meta l4proto { tcp, udp } th dport 53"
 NEIGHBOURS = "nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert"
 PASS = r"meta mark set 0x0000ca6d accept"
 WIREGUARD = (
@@ -100,11 +105,21 @@ OUTPUT = (
     rf"ct direction reply ct original ip6 daddr {ANY} {PASS}",
     # neighbour discovery, on the link only (hop limit 255)
     rf'oifname "(?P<uplink>[^"]+)" icmpv6 type {{ {NEIGHBOURS} }} ip6 hoplimit 255 ip6 daddr {ANY} {PASS}',
-    # what bypasses the tunnel by name
-    rf'oifname "(?P<uplink>[^"]+)" (?:ip|ip6) daddr {ANY} {PASS}',
+    # redirected queries: `leaving` sees that they go into the tunnel, or to the forwarder on the loopback
+    rf"ct status dnat {HOST} {DNS} accept",
+    r"ct status dnat (?:ip daddr 127\.0\.0\.1|ip6 daddr ::1) meta l4proto { tcp, udp } th dport 10053 accept",
+    # the forwarder's own, to Docker's resolver and to the cluster's, which it alone knows by an alias
+    r"ip saddr 127\.0\.0\.54 ip daddr 127\.0\.0\.11 accept",
+    rf'oifname "(?P<uplink>[^"]+)" ct original {HOST} {HOST} {DNS} {PASS}',
+    # resolvers that everybody may ask on the uplink (DNS_MODE=cluster)
+    ASKED := rf'oifname "(?P<uplink>[^"]+)" (?:ip|ip6) daddr {ANY} {DNS} {PASS}',
 )
+#: What bypasses the tunnel by name: last, after DNS is refused.
+BESIDE = rf'oifname "(?P<uplink>[^"]+)" (?:ip|ip6) daddr {ANY} {PASS}'
 #: The hole for a query: our mark, these resolvers, this source port, and 53 as what was asked for.
 QUERY = rf"meta mark 0x0000ca6c (?:ip|ip6) daddr {ANY} udp sport \d+ ct original proto-dst 53 {PASS}"
+#: And an IPv6 resolver's way there: without it, a sealed pod finds no neighbour.
+NEIGHBOUR = rf"icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} ip6 hoplimit 255 ip6 daddr {ANY} {PASS}"
 LEAVING = (
     r'oif "lo" accept',
     r'oifname "(?P<tunnel>[^"]+)" accept',
@@ -117,7 +132,10 @@ BASE = {
     "input": "type filter hook input priority filter; policy drop;",
     "forward": "type filter hook forward priority filter; policy drop;",
     "leaving": "type filter hook postrouting priority filter; policy drop;",
+    # These choose a way, and let nothing out.
     "replies": "type route hook output priority mangle; policy accept;",
+    "names": "type nat hook output priority -105; policy accept;",
+    "sources": "type nat hook postrouting priority srcnat; policy accept;",
 }
 
 
@@ -136,9 +154,10 @@ def review(text: str, tunnel: str, uplink: str, *, hole: bool) -> None:
     assert {"output", "input", "forward", "refuse"} <= set(seen)
     assert seen["forward"] == [BASE["forward"]]
     assert seen["output"][-1] == "jump refuse"
-    assert not any("accept" in line for line in seen["refuse"])
+    for name in ("refuse", "refuse_name", "replies", "names", "sources"):
+        assert not any(re.search(r"\baccept\b", line) for line in seen.get(name, [])[name in BASE :])
     assert not any(word in line for line in seen["output"] for word in ("established", "related", "queue", "return"))
-    shapes = {"output": (*OUTPUT, *([QUERY] if hole else [])), "leaving": LEAVING, "routed": ROUTED}
+    shapes = {"output": (*OUTPUT, BESIDE, *([QUERY, NEIGHBOUR] if hole else [])), "leaving": LEAVING, "routed": ROUTED}
     for name, allowed in shapes.items():
         for line in seen.get(name, [])[1 if name in BASE else 0 :]:
             if not re.search(r"\baccept\b", line):
@@ -167,11 +186,12 @@ def test_any_opened_kill_switch_lets_out_only_what_is_allowed(policy: Policy) ->
     ends = re.findall(r"meta mark 0x0000ca6c (?:ip|ip6) daddr (\S+) udp dport (\d+)", "\n".join(output))
     assert ends == [(address, str(port)) for address, port in policy.endpoints]
     # DNS and Docker's resolver are refused before a wider rule could accept them.
-    if not policy.resolve_anywhere:
-        refused = output.index("meta l4proto { tcp, udp } th dport { 53, 853 } jump refuse")
-        assert not any(re.fullmatch(OUTPUT[-1], line) for line in output[:refused])
-        assert output.index("ip daddr 127.0.0.11 jump refuse") < output.index('oif "lo" accept')
-    beside_tunnel = [line for line in output if re.fullmatch(OUTPUT[-1], line)]
+    refused = output.index("meta l4proto { tcp, udp } th dport { 53, 853 } jump refuse_name")
+    assert not any(re.fullmatch(BESIDE, line) for line in output[:refused])
+    assert output.index("ip daddr 127.0.0.11 jump refuse_name") < output.index('oif "lo" accept')
+    asked = [line for line in output if re.fullmatch(ASKED, line)]
+    assert len(asked) == len({":" in resolver for resolver in policy.asked})
+    beside_tunnel = [line for line in output if re.fullmatch(BESIDE, line)]
     assert len(beside_tunnel) == len({":" in network for network in policy.bypass})
 
 
@@ -185,7 +205,7 @@ def test_any_lockdown_lets_out_nothing(links: list[str], hole: Hole | None, rout
     text = killswitch.sealed(links, hole, routed=routed)
     review(text, "", "", hole=hole is not None)
     output = [line for line in chains(text)["output"] if re.search(r"\baccept\b", line)]
-    assert [line for line in output if not re.fullmatch(QUERY, line)] == ['oif "lo" accept']
+    assert [line for line in output if not re.fullmatch(f"{QUERY}|{NEIGHBOUR}", line)] == ['oif "lo" accept']
     assert ("table netdev" in text) == bool(links)
 
 

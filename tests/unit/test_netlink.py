@@ -72,17 +72,23 @@ rules = st.builds(
     invert=st.booleans(),
     suppress_prefix_length=st.none() | st.integers(0, 128),
     source=st.none(),
+    destination=st.none(),
     action=st.just(1),
     other=st.just(()),
 )
+hosts = st.none() | st.tuples(build.ipv4, build.ipv6)
 
 
-@settings(max_examples=150, deadline=None)
-@given(rule=rules, add=st.booleans(), source=st.none() | st.tuples(build.ipv4, build.ipv6))
-def test_any_rule_comes_back(rule: Rule, add: bool, source: tuple[object, object] | None) -> None:
+@settings(max_examples=100, deadline=None)
+@given(rule=rules, add=st.booleans(), source=hosts, destination=hosts)
+def test_any_rule_comes_back(
+    rule: Rule, add: bool, source: tuple[object, object] | None, destination: tuple[object, object] | None
+) -> None:
     memory = Memory()
     if source:
         rule = rule._replace(source=str(source[rule.family == INET6]))
+    if destination:
+        rule = rule._replace(destination=str(destination[rule.family == INET6]))
     netlink.write_rule(socket_of(memory), rule, add=add)
     (message,) = memory.told
     assert message[:2] == ((NEWRULE, EXCL | CREATE) if add else (DELRULE, 0))

@@ -26,6 +26,7 @@ from init_wg.state import (
     INET6,
     MAIN_TABLE,
     PREFERENCE_MAIN,
+    PREFERENCE_NAMES,
     PREFERENCE_REPLY,
     PREFERENCE_TUNNEL,
     RECORD_TABLE,
@@ -106,6 +107,7 @@ NO_IPV6 = ORDINARY._replace(circumstances=build.circumstances(families=(INET,)))
 NO_KILL_SWITCH = ORDINARY._replace(settings=build.settings(ENABLE_KILL_SWITCH="false"))
 USERSPACE = ORDINARY._replace(circumstances=build.circumstances(kind="tun"))
 FOREIGN_PEER = Peer(build.OTHER_SERVER, None, ("198.51.100.9", 51820), frozenset(["10.9.0.0/16"]), 0)
+DOCKER, LOOPBACK = "\t\tip daddr 127.0.0.11 jump refuse_name\n", '\t\toif "lo" accept\n'
 ACCEPT_ALL = "chain output {\n\t\ttype filter hook output priority filter; policy accept;"
 
 CASES: dict[str, tuple[State, World]] = {
@@ -163,8 +165,9 @@ CASES: dict[str, tuple[State, World]] = {
             without_rules(preference, family),
             ORDINARY,
         )
-        for preference in (0, PREFERENCE_REPLY, PREFERENCE_MAIN, PREFERENCE_TUNNEL, 32766)
+        for preference in (0, PREFERENCE_NAMES, PREFERENCE_REPLY, PREFERENCE_MAIN, PREFERENCE_TUNNEL, 32766)
         for family in (INET, INET6)
+        if (preference, family) != (PREFERENCE_NAMES, INET6)  # the ordinary file has no IPv6 resolver
     },
     "a rule of somebody's before ours": (with_rules(Rule(INET, 10, MAIN_TABLE)), ORDINARY),
     "our rule, with a selector that we never use": (
@@ -201,11 +204,9 @@ CASES: dict[str, tuple[State, World]] = {
     "the gate was deleted": (with_ruleset(lambda text: text[: text.index("table netdev")]), ORDINARY),
     "a rule was added": (with_ruleset(lambda text: text.replace("\t\tjump refuse", "\t\taccept\n\t\tjump refuse")),
                          ORDINARY),
-    "a rule was removed": (with_ruleset(lambda text: text.replace("\t\tip daddr 127.0.0.11 jump refuse\n", "")),
-                           ORDINARY),
+    "a rule was removed": (with_ruleset(lambda text: text.replace(DOCKER, "")), ORDINARY),
     "two rules changed places": (
-        with_ruleset(lambda text: text.replace('\t\toif "lo" accept\n', "").replace(
-            "\t\tip daddr 127.0.0.11 jump refuse\n", '\t\toif "lo" accept\n\t\tip daddr 127.0.0.11 jump refuse\n')),
+        with_ruleset(lambda text: text.replace(LOOPBACK, "").replace(DOCKER, LOOPBACK + DOCKER)),
         ORDINARY,
     ),
     "the output's policy is accept": (
@@ -351,11 +352,14 @@ def some(items: Iterable[_T]) -> st.SearchStrategy[frozenset[_T]]:
     return st.just(frozenset(listed)) | st.frozensets(st.sampled_from(listed))
 
 
+SOME_ROUTES, SOME_RULES, SOME_ADDRESSES = some(RIGHT.routes), some(RIGHT.rules), some(RIGHT.addresses)
+
+
 @st.composite
 def found(draw: st.DrawFn) -> State:
     """Whatever the kernel can hold: no routes on a link that is down or not there, no settings on a foreign one."""
     link = draw(st.sampled_from(LINKS))
-    routes = draw(some(RIGHT.routes)) | draw(st.frozensets(st.sampled_from(ROGUE_ROUTES)))
+    routes = draw(SOME_ROUTES) | draw(st.frozensets(st.sampled_from(ROGUE_ROUTES)))
     if not any(r.destination == "0.0.0.0/0" and r.table in (MAIN_TABLE, RECORD_TABLE) for r in routes):
         routes |= {build.MAIN_ROUTES[0]}  # without any default route there is no uplink, and no plan
     if link is None or not link.up:
@@ -366,13 +370,13 @@ def found(draw: st.DrawFn) -> State:
         private, draw(st.sampled_from((0, 51820))), draw(st.sampled_from((0, FWMARK))),
         frozenset(draw(st.sampled_from(PEERS))),
     )  # fmt: skip
-    addresses = draw(some(RIGHT.addresses)) | draw(st.sampled_from([frozenset(), {Address(INET, "10.99.0.1", 24)}]))
+    addresses = draw(SOME_ADDRESSES) | draw(st.sampled_from([frozenset(), {Address(INET, "10.99.0.1", 24)}]))
     return State(
         link=link,
         device=device if answers else None,
         addresses=addresses if link else frozenset(),
         routes=routes,
-        rules=draw(some(RIGHT.rules)) | draw(st.frozensets(st.sampled_from(ROGUE_RULES))),
+        rules=draw(SOME_RULES) | draw(st.frozensets(st.sampled_from(ROGUE_RULES))),
         others=draw(st.sampled_from(OTHERS)),
         ruleset=draw(st.sampled_from(RULESETS)),
     )
