@@ -10,19 +10,17 @@ import copy
 import hashlib
 import json
 import os
-import re
 import shutil
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from ipaddress import ip_network
 from pathlib import Path
 from typing import IO, Any, Self
 
 from tests.lab.judge import Judge, Rules
-from tests.lab.lab import CLUSTER_NETWORKS, SERVICE_NETWORKS, Lab, wait_until
+from tests.lab.lab import CLUSTER_NETWORKS, SERVICE_NETWORKS, Lab, ip_batch
 from tests.lab.reaper import NETNS
 
 PROGRAMS = {
@@ -40,17 +38,33 @@ NETWORK, BRIDGE = "pods", "pods0"
 SUBNETS = (ip_network("10.42.9.0/24"), ip_network("fd42:1:0:9::/64"))  # in the lab's cluster networks
 POD_ADDRESS = "10.42.9.10"
 
+PYTHON = "/opt/init-wg/bin/python"
 # The image under test, and what podman's probes run where a kubelet asks by itself: a shell and curl.
-_CONTAINERFILE = f"""\
-FROM {{base}}
-COPY busybox /usr/bin/busybox
+_CONTAINERFILE = """\
+FROM {base}
 COPY busybox /bin/sh
 COPY curl /usr/bin/curl
 """
-_CURL = """\
-#!/bin/sh
-for last; do :; done
-exec busybox wget -q -T 2 -O - "$last"
+_CURL = f"""\
+#!{PYTHON} -I
+import socket, sys
+host, _, path = sys.argv[-1].removeprefix("http://").partition("/")
+name, _, port = host.partition(":")
+with socket.create_connection((name, int(port)), 2) as asker:
+    asker.sendall(f"GET /{{path}} HTTP/1.0\\r\\n\\r\\n".encode())
+    answer = b"".join(iter(lambda: asker.recv(4096), b"")).decode()
+print(answer.partition("\\r\\n\\r\\n")[2], end="")
+sys.exit(" 200 " not in answer.partition("\\r\\n")[0] and 22)
+"""
+
+
+# The first process in podman's namespaces: when it ends, so does all that podman started. /run is podman's own; and
+# without version 2 of cgroups beside version 1 (the "hybrid" mode) runc works.
+_HOLDER = """
+umount /sys/fs/cgroup/unified 2>/dev/null
+mount -t tmpfs tmpfs /run
+echo ready
+cat >/dev/null
 """
 
 
@@ -79,13 +93,24 @@ class Podman:
     def __enter__(self) -> Self:
         self.folder = Path(tempfile.mkdtemp(prefix="init-wg-podman-"))
         self._configure()
-        # Private mounts: overlays, and the hierarchy without which runc sees version 1 of cgroups alone and not a mixture.
-        script = "umount /sys/fs/cgroup/unified 2>/dev/null; echo ready; exec cat >/dev/null"
-        argv = ["nsenter", f"--net={NETNS / self.lab.node.netns}", "--"]
-        argv += ["unshare", "--mount", "--propagation", "private", "--", "sh", "-c", script]
+        argv = ["nsenter", f"--net={NETNS / self.lab.node.netns}", "--", "unshare", "--mount", "--pid", "--fork"]
+        argv += ["--kill-child=SIGKILL", "--propagation=private", "--mount-proc", "--", "sh", "-c", _HOLDER]
         self._holder = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
         if self._pipe(self._holder.stdout).readline() != b"ready\n":
             raise PodmanError("no namespaces for podman")
+        # A bridge that stays: netavark's own would come and go with every pod, and each time be another one to the
+        # judge. It is kept by a port: netavark takes away a bridge that has none left.
+        addresses = [f"address add {net[1]}/{net.prefixlen} dev {BRIDGE}" for net in SUBNETS]
+        ip_batch(
+            f"link add name {BRIDGE} type bridge",
+            "link add name keep0 type veth peer name keep1",
+            f"link set keep0 master {BRIDGE} up",
+            f"link set {BRIDGE} up",
+            *(f"{line} nodad" if ":" in line else line for line in addresses),
+            netns=self.lab.node.netns,
+        )
+        children = Path(f"/proc/{self._holder.pid}/task/{self._holder.pid}/children")
+        self.first = int(children.read_text().split()[0])
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -134,7 +159,16 @@ class Podman:
 
     def run(self, *arguments: str | Path, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         """A podman command, whatever it ends with."""
-        argv = ["nsenter", f"--target={self._holder.pid}", "--mount", "--net", f"--wdns={self.folder}", "--", "podman"]
+        argv = [
+            "nsenter",
+            f"--target={self.first}",
+            "--mount",
+            "--net",
+            "--pid",
+            f"--wdns={self.folder}",
+            "--",
+            "podman",
+        ]
         return subprocess.run(
             [*argv, *map(str, arguments)],
             env=self.environment,
@@ -214,8 +248,6 @@ class PodJudge(Judge):
 
     def __enter__(self) -> Self:
         with self.lab.node.inside():
-            if BRIDGE not in (name for _, name in socket.if_nameindex()):
-                subprocess.run(["ip", "link", "add", "name", BRIDGE, "type", "bridge"], check=True)
             number = socket.if_nametoindex(BRIDGE)
         super().__enter__()
         self.watched.add(number)
@@ -244,6 +276,8 @@ def for_podman(pod: Mapping[str, Any], image: str = IMAGE) -> dict[str, Any]:
     for volume in spec["volumes"]:
         if "secret" in volume:
             volume["secret"]["optional"] = False  # it does not know that this is the default
+    # It removes init containers that have ended.
+    made["metadata"]["annotations"] = {"io.podman.annotations.init.container.type": "always"}
     # An init container that fails is repeated without a pause, for ever.
     spec["restartPolicy"] = "Never"
     return made

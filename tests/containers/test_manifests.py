@@ -1,0 +1,210 @@
+"""k8s/: what it renders to, that ours come first, and that every Kubernetes we name takes it."""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from init_wg import __version__
+from tests.containers import manifests
+from tests.containers.manifests import K8S, ROOT, build, load, parse, pod_spec, problems, render
+
+GOLDEN = Path(__file__).with_name("golden")
+WORKLOADS = GOLDEN / "workloads.yaml"
+VARIANTS = {
+    "component": ("component",),
+    "userspace": ("component", "component-userspace"),
+    "before-1.29": ("component", "component-before-1.29"),
+    "userspace-before-1.29": ("component", "component-userspace", "component-before-1.29"),
+}
+# The oldest and the newest that we claim; for the variant with a plain container also the one it ends with.
+VERSIONS = {
+    "component": ("1.29", "1.37"),
+    "userspace": ("1.29", "1.37"),
+    "before-1.29": ("1.25", "1.28", "1.37"),
+    "userspace-before-1.29": ("1.25", "1.28", "1.37"),
+}
+INIT, WATCHDOG = "init-wg", "init-wg-watchdog"
+INJECT = "init-wg.io/inject"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tools() -> None:
+    if absent := manifests.missing():
+        if manifests.in_ci():
+            pytest.fail(f"missing: {absent}")
+        pytest.skip(f"missing: {absent}")
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Every variant applied to every kind of workload, and the example as it is."""
+    texts = {}
+    for name, components in VARIANTS.items():
+        built = render(tmp_path_factory.mktemp(name), *components, resources=WORKLOADS)
+        assert built.returncode == 0, built.stderr
+        texts[name] = built.stdout
+    built = build(K8S / "example")
+    assert built.returncode == 0, built.stderr
+    return {**texts, "example": built.stdout}
+
+
+def names(containers: list[Any]) -> list[str]:
+    return [each["name"] for each in containers]
+
+
+@pytest.mark.parametrize("name", [*VARIANTS, "example"])
+def test_golden(rendered: dict[str, str], name: str) -> None:
+    """INIT_WG_WRITE_GOLDEN=1 writes what is there now: then read the difference."""
+    file = GOLDEN / f"{name}.yaml"
+    if os.environ.get("INIT_WG_WRITE_GOLDEN"):
+        file.write_text(rendered[name])
+    assert rendered[name] == file.read_text()
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_ours_come_first(rendered: dict[str, str], name: str) -> None:
+    before = {each["metadata"]["name"]: each for each in parse(WORKLOADS.read_text())}
+    after = {each["metadata"]["name"]: each for each in parse(rendered[name])}
+    assert {each["kind"] for each in after.values()} == {"Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob"}
+    assert set(before) == set(after)
+    for workload, made in after.items():
+        original, spec = pod_spec(before[workload]), pod_spec(made)
+        if INJECT not in made["metadata"].get("labels", {}):
+            assert made == before[workload], f"{workload} has no label and was changed"
+            continue
+        own = original.get("initContainers", [])
+        plain = "before-1.29" in name
+        to_the_end = made["kind"] in ("Job", "CronJob")
+        ours = [INIT] if plain else [INIT, WATCHDOG]
+        beside = [WATCHDOG] if plain and not to_the_end else []
+        assert names(spec["initContainers"]) == [*ours, *names(own)], workload
+        assert names(spec["containers"]) == [*names(original["containers"]), *beside], workload
+        # The application's containers are what they were.
+        assert spec["initContainers"][len(ours) :] == own
+        assert spec["containers"][: len(original["containers"])] == original["containers"]
+        every = [*spec["initContainers"], *spec["containers"]]
+        sidecars = [each["name"] for each in every if each.get("restartPolicy")]
+        assert sidecars == ([] if plain else [WATCHDOG]), "a native sidecar, where there are any"
+
+
+def test_least_privilege(rendered: dict[str, str]) -> None:
+    """Of the whole output: one capability, for our containers only, and nothing of the node's but /dev/net/tun."""
+    for text in rendered.values():
+        for workload in parse(text):
+            if workload["kind"] not in ("Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob"):
+                continue
+            spec = pod_spec(workload)
+            assert not {"hostNetwork", "hostPID", "hostIPC", "securityContext"} & set(spec)
+            paths = {volume["hostPath"]["path"] for volume in spec.get("volumes", []) if "hostPath" in volume}
+            assert paths <= {"/dev/net/tun"}
+            for container in [*spec.get("initContainers", []), *spec["containers"]]:
+                context = container.get("securityContext", {})
+                if container["name"] not in (INIT, WATCHDOG):
+                    assert "add" not in context.get("capabilities", {})
+                    continue
+                assert context == {
+                    "runAsUser": 0,
+                    "runAsNonRoot": False,
+                    "capabilities": {"add": ["NET_ADMIN"], "drop": ["ALL"]},
+                    "allowPrivilegeEscalation": False,
+                    "readOnlyRootFilesystem": True,
+                    "seccompProfile": {"type": "RuntimeDefault"},
+                }
+                assert container["terminationMessagePolicy"] == "FallbackToLogsOnError"
+
+
+@pytest.mark.parametrize(
+    ("name", "version"), [(name, each) for name, versions in VERSIONS.items() for each in versions]
+)
+def test_schemas(rendered: dict[str, str], name: str, version: str) -> None:
+    assert problems(parse(rendered[name]), version) == []
+
+
+@pytest.mark.parametrize("version", ["1.29", "1.37"])
+def test_schemas_of_everything_else(rendered: dict[str, str], version: str) -> None:
+    files = ["pod.yaml", "secret.yaml", "namespace/namespace.yaml", "network-policy/network-policy.yaml"]
+    assert problems([*parse(rendered["example"]), *map(load, files)], version) == []
+
+
+def test_schemas_find_mistakes() -> None:
+    """The control: a field with a typing mistake, a value of the wrong type, a field that is missing."""
+    for path, wrong in (("restartPolcy", "Always"), ("terminationGracePeriodSeconds", "30s"), ("containers", None)):
+        pod = copy.deepcopy(load("pod.yaml"))
+        pod["spec"][path] = wrong
+        assert len(problems([pod], "1.37")) == 1, path
+
+
+@pytest.mark.parametrize(
+    "order", [("component-userspace", "component"), ("component", "component-before-1.29", "component-userspace")]
+)
+def test_the_wrong_order_fails(tmp_path: Path, order: tuple[str, ...]) -> None:
+    """Better no manifest than one whose containers are not what they seem."""
+    built = render(tmp_path, *order, resources=WORKLOADS)
+    assert built.returncode != 0
+    assert "test failed" in built.stderr or "initContainers" in built.stderr
+
+
+def test_copies_are_equal(rendered: dict[str, str]) -> None:
+    """The CronJob's patch is the workload's; pod.yaml is what the component makes; one version everywhere."""
+    cronjob, workload = load("component/cronjob.yaml"), load("component/workload.yaml")
+    assert cronjob["spec"]["jobTemplate"]["spec"] == workload["spec"]
+
+    pod = load("pod.yaml")
+    made = next(each for each in parse(rendered["component"]) if each["metadata"]["name"] == "without-init")
+    assert pod["spec"]["initContainers"] == pod_spec(made)["initContainers"]
+    assert pod["spec"]["volumes"] == pod_spec(made)["volumes"]
+    assert pod["metadata"]["labels"] == {INJECT: "true"}
+
+    (image,) = load("component/kustomization.yaml")["images"]
+    assert image["newTag"] == __version__
+    assert {each["image"] for each in pod["spec"]["initContainers"]} == {f"{image['newName']}:{image['newTag']}"}
+    elsewhere = [
+        file.relative_to(K8S)
+        for file in K8S.rglob("*.yaml")
+        if image["newName"] in file.read_text() and file.name != "pod.yaml"
+    ]
+    assert elsewhere == [Path("component/kustomization.yaml")], "one place says which image"
+
+
+def test_the_placeholder_is_refused(tmp_path: Path) -> None:
+    ((file, text),) = load("secret.yaml")["stringData"].items()
+    config = tmp_path / file
+    config.touch(mode=0o600)
+    config.write_text(text)
+    checked = subprocess.run(
+        [sys.executable, "-m", "init_wg", "check", str(config)], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert checked.returncode == 2
+    assert f"{config}:3: PrivateKey is all zeroes, which is a placeholder" in checked.stderr
+
+
+def test_the_second_lock() -> None:
+    """Nothing but the endpoint's UDP and private networks, for every pod of the namespace."""
+    policy = load("network-policy/network-policy.yaml")["spec"]
+    assert policy["podSelector"] == {}
+    assert policy["policyTypes"] == ["Egress"]
+    endpoint, cluster = policy["egress"]
+    assert [each["ipBlock"]["cidr"].endswith("/32") for each in endpoint["to"]] == [True]
+    assert endpoint["ports"] == [{"protocol": "UDP", "port": 51820}]
+    assert all(each["ipBlock"]["cidr"].startswith("10.") for each in cluster["to"])
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / ".github/workflows").glob("*.y*ml")), ids=lambda file: file.name)
+def test_workflows(file: Path) -> None:
+    """No right that is not named, and no action that somebody could change under us."""
+    (workflow,) = parse(file.read_text())
+    assert workflow["permissions"] == {}
+    for job in workflow["jobs"].values():
+        assert "permissions" in job
+        assert "timeout-minutes" in job
+        for step in job["steps"]:
+            assert re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", step.get("uses", "x@" + "0" * 40)), "pin it by hash"
+            assert "${{ github.event" not in step.get("run", ""), "text of strangers in a shell"

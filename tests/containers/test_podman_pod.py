@@ -1,0 +1,234 @@
+"""k8s/pod.yaml, played by podman on the node of a lab: real containers, a real provider, a judge on the node's side."""
+
+from __future__ import annotations
+
+import copy
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.containers import engine, manifests, podman
+from tests.containers.podman import PYTHON, PodJudge, Podman, for_podman, with_tun
+from tests.lab import lab as labs
+from tests.lab.lab import CLUSTER_DNS, PUBLIC_DNS, Lab, wait_until
+
+INIT, WATCHDOG, APP = (f"tunnelled-{name}" for name in ("init-wg", "init-wg-watchdog", "app"))
+
+# The application: asks the web host by both families, and resolvers in and beside the tunnel, without a pause.
+_TRAFFIC = """
+import socket, sys, time
+def ask(family, address):
+    with socket.create_connection((address, 80), 0.5) as asker:
+        asker.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
+        answer = b"".join(iter(lambda: asker.recv(4096), b"")).decode()
+    print(family, answer.strip().rpartition("\\n")[2].strip(), flush=True)
+while True:
+    for family, address in ((4, WEB4), (6, WEB6)):
+        try:
+            ask(family, address)
+        except OSError as error:
+            print(family, "nothing", error, flush=True)
+    for resolver in RESOLVERS:
+        with socket.socket(socket.AF_INET6 if ":" in resolver else socket.AF_INET, socket.SOCK_DGRAM) as query:
+            try:
+                query.sendto(b"\\0\\1\\1\\0\\0\\1\\0\\0\\0\\0\\0\\0\\3web\\7example\\0\\0\\1\\0\\1", (resolver, 53))
+            except OSError:
+                pass
+    time.sleep(0.02)
+"""
+
+
+@pytest.fixture(scope="module")
+def archive() -> Iterator[Path]:
+    """The image under test, as a file."""
+    absent = engine.missing() or podman.missing() or labs.missing()
+    if absent:
+        if os.environ.get("CI"):
+            pytest.fail(f"missing: {absent}")
+        pytest.skip(f"missing: {absent}")
+    with tempfile.TemporaryDirectory(prefix="init-wg-image-") as folder:
+        file = Path(folder) / "image.tar"
+        if given := os.environ.get("INIT_WG_IMAGE_ARCHIVE"):
+            yield Path(given)
+            return
+        with engine.Engine() as docker:
+            assert docker.images
+            docker.docker("save", "--output", str(file), engine.IMAGE)
+        yield file
+
+
+@pytest.fixture(scope="module")
+def node(archive: Path) -> Iterator[Podman]:
+    with Lab() as lab, Podman(lab) as runtime:
+        runtime.load(archive)
+        yield runtime
+
+
+@pytest.fixture
+def judge(node: Podman) -> Iterator[PodJudge]:
+    with node.judge() as judge:
+        yield judge
+        node.remove_pods()
+
+
+@pytest.fixture(scope="module")
+def manifest(node: Podman) -> dict[str, Any]:
+    """pod.yaml for this podman, with an application that makes traffic."""
+    pod = with_tun(for_podman(manifests.load("pod.yaml")), ["init-wg", "init-wg-watchdog"])
+    web = node.lab.web.addresses
+    resolvers = [*PUBLIC_DNS.values(), *CLUSTER_DNS.values()]
+    script = f"WEB4, WEB6, RESOLVERS = {web[4]!r}, {web[6]!r}, {resolvers!r}\n{_TRAFFIC}"
+    container(pod, "app")["command"] = [PYTHON, "-I", "-c", script]
+    return pod
+
+
+def container(pod: dict[str, Any], name: str) -> dict[str, Any]:
+    every = [*pod["spec"]["initContainers"], *pod["spec"]["containers"]]
+    return next(each for each in every if each["name"] == name)
+
+
+def give_config(node: Podman) -> None:
+    node.secret("init-wg", {"wg0.conf": node.lab.config_path.read_text()})
+
+
+def arrivals(node: Podman, family: int) -> list[str]:
+    """The addresses from which the application's requests arrived, as the web host told it."""
+    lines = node.podman("logs", APP).splitlines()
+    return [line.split()[1] for line in lines if line.startswith(f"{family} ")]
+
+
+def tunnelled(node: Podman, since: int = 0) -> Callable[[], bool]:
+    """Have requests of both families arrived from the provider, of those after the first `since`?"""
+    exits = node.lab.provider.addresses
+    return lambda: all(exits[family] in arrivals(node, family)[since:] for family in labs.FAMILIES)
+
+
+def process_status(node: Podman, name: str) -> dict[str, str]:
+    """/proc/1/status of a container's first process."""
+    text = node.podman("exec", name, PYTHON, "-I", "-c", "print(open('/proc/1/status').read())")
+    return {key: value.strip() for key, _, value in (line.partition(":") for line in text.splitlines())}
+
+
+def test_without_init_wg_the_judge_sees_leaks(node: Podman, judge: PodJudge, manifest: dict[str, Any]) -> None:
+    """The positive control: the same application in the same pod, without our containers."""
+    open_pod = copy.deepcopy(manifest)
+    open_pod["spec"]["initContainers"] = open_pod["spec"]["volumes"] = []
+    open_pod["spec"]["containers"] = [container(manifest, "app")]
+    assert node.play(open_pod).returncode == 0
+    wait_until(lambda: len(arrivals(node, 4)) > 5 and len(arrivals(node, 6)) > 5, "the application's traffic")
+    assert node.lab.provider.addresses[4] not in arrivals(node, 4)
+    verdict = judge.verdict()
+    assert {leak.family for leak in verdict.leaks} == {4, 6}, verdict
+    print(f"control: {verdict.leaked} packets leaked")
+
+
+def test_the_pod(node: Podman, judge: PodJudge, manifest: dict[str, Any]) -> None:
+    """From nothing to a tunnelled application; then the watchdog hangs, is found out, and is restarted alone."""
+    give_config(node)
+    played = node.play(manifest)
+    assert played.returncode == 0, played.stderr + node.run("logs", INIT).stderr
+    wait_until(tunnelled(node), "traffic through the tunnel")
+
+    # In this order, and the application not before init-wg was done.
+    first, app, watchdog = (node.inspect(name) for name in (INIT, APP, WATCHDOG))
+    assert first["State"]["ExitCode"] == 0
+    assert "wg0 is up" in node.run("logs", INIT).stderr
+    assert first["State"]["FinishedAt"] <= min(app["State"]["StartedAt"], watchdog["State"]["StartedAt"])
+
+    # The Secret is there, for our containers only.
+    read = "import sys; print(open('/etc/wireguard/wg0.conf').read(), end='')"
+    assert node.podman("exec", WATCHDOG, PYTHON, "-I", "-c", read) == node.lab.config_path.read_text().strip()
+    assert node.run("exec", APP, PYTHON, "-I", "-c", read).returncode != 0
+
+    # One capability, nothing that could get another one, a filter on system calls, nothing to write to.
+    for name, capabilities in ((WATCHDOG, 1 << 12), (APP, 0)):
+        status = process_status(node, name)
+        assert {int(status[each], 16) for each in ("CapPrm", "CapEff", "CapBnd")} == {capabilities}, name
+        assert int(status["CapInh"], 16) == int(status["CapAmb"], 16) == 0
+        assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2"), name
+    assert process_status(node, APP)["Uid"].split() == ["65532"] * 4
+    for path in ("/x", "/etc/x", "/etc/wireguard/x", "/opt/init-wg/x"):
+        write = f"open({path!r}, 'w')"
+        if path != "/etc/wireguard/x":  # podman mounts a Secret writable
+            assert "Read-only file system" in node.run("exec", WATCHDOG, PYTHON, "-I", "-c", write).stderr, path
+
+    # The probes, as the manifest has them.
+    wait_until(lambda: node.run("healthcheck", "run", WATCHDOG).returncode == 0, "the watchdog lives")
+    assert node.inspect(WATCHDOG)["Config"]["Healthcheck"]["Test"][1:4] == ["curl", "-f", "http://localhost:9999/livez"]
+    wait_until(lambda: "VPN is active" in ask(node, "readyz"), "the watchdog is ready")
+    assert judge.verdict().leaked == 0
+
+    # It hangs. A kubelet asks by itself, and acts when failureThreshold is reached; this podman has to be told.
+    threshold = container(manifest, "init-wg-watchdog")["livenessProbe"]["failureThreshold"]
+    node.podman("kill", "--signal=STOP", WATCHDOG)
+    failed = 0
+    while failed < threshold:
+        assert node.run("healthcheck", "run", WATCHDOG).returncode != 0
+        failed += 1
+    assert node.inspect(WATCHDOG)["State"]["Health"]["Status"] == "unhealthy"
+    seen = min(len(arrivals(node, family)) for family in labs.FAMILIES)
+    node.podman("restart", "--time=0", WATCHDOG)
+    wait_until(tunnelled(node, since=seen), "traffic through the tunnel again")
+    wait_until(lambda: "VPN is active" in ask(node, "readyz"), "the watchdog is ready again")
+    assert node.inspect(APP)["State"]["StartedAt"] == app["State"]["StartedAt"], "the application was touched"
+    verdict = judge.verdict()
+    assert verdict.leaked == 0, verdict
+    assert verdict.allowed["wireguard"] > 10
+
+    # The provider falls silent: the pod gets unready, the watchdog stays alive, nothing leaks.
+    node.lab.provider.silence()
+    try:
+        wait_until(lambda: ask(node, "readyz").startswith("error"), "the watchdog notices", 60)
+        assert node.run("healthcheck", "run", WATCHDOG).returncode == 0
+    finally:
+        node.lab.provider.speak()
+    wait_until(lambda: "VPN is active" in ask(node, "readyz"), "it notices that, too", 60)
+    verdict = judge.verdict()
+    assert verdict.leaked == 0, verdict
+    for family in labs.FAMILIES:
+        assert set(arrivals(node, family)) <= {node.lab.provider.addresses[family], "nothing"}
+
+
+def ask(node: Podman, page: str) -> str:
+    """What a page of the watchdog's endpoint says, asked from the application's container."""
+    asked = node.run("exec", APP, "curl", "-f", f"http://127.0.0.1:9999/{page}")
+    return asked.stdout if asked.returncode == 0 else f"error {asked.returncode}: {asked.stdout}{asked.stderr}"
+
+
+@pytest.mark.parametrize(
+    ("break_it", "code", "says"),
+    [
+        pytest.param("placeholder", 2, "is all zeroes, which is a placeholder", id="the Secret of the example"),
+        pytest.param("capability", 3, "the container needs the capability NET_ADMIN", id="without NET_ADMIN"),
+        pytest.param("silence", 4, "no handshake with", id="the provider is away"),
+    ],
+)
+def test_a_failure_stops_the_pod(
+    node: Podman, judge: PodJudge, manifest: dict[str, Any], break_it: str, code: int, says: str
+) -> None:
+    """The application never starts, and the last line says why."""
+    pod = copy.deepcopy(manifest)
+    give_config(node)
+    if break_it == "placeholder":
+        node.secret("init-wg", manifests.load("secret.yaml")["stringData"])
+    elif break_it == "capability":
+        del container(pod, "init-wg")["securityContext"]["capabilities"]["add"]
+    else:
+        container(pod, "init-wg")["env"].append({"name": "HANDSHAKE_TIMEOUT", "value": "1"})
+        node.lab.provider.silence()
+    try:
+        played = node.play(pod)
+    finally:
+        if break_it == "silence":
+            node.lab.provider.speak()
+    assert played.returncode != 0
+    assert node.inspect(INIT)["State"]["ExitCode"] == code
+    assert says in node.run("logs", INIT).stderr.strip().splitlines()[-1]
+    for name in (APP, WATCHDOG):
+        assert node.inspect(name)["State"]["StartedAt"].startswith("0001"), f"{name} was started"
+    verdict = judge.verdict()
+    assert verdict.leaked == 0, verdict
