@@ -168,7 +168,7 @@ def policy(draw: st.DrawFn, links: tuple[str, ...] | None = None) -> Policy:
         tunnel_addresses=draw(hosts(least=1)),
         pod_addresses=draw(hosts(least=1)),
         endpoints=tuple(sorted(draw(st.sets(st.tuples((ipv4 | ipv6).map(str), ports), max_size=4)))),
-        bypass=networks.spelled(draw(st.lists(network(), max_size=30))),
+        bypass=networks.spelled(draw(st.lists(network(), max_size=12))),
         neighbours=networks.spelled(near),
         input_ports=tuple(sorted(draw(st.sets(ports, max_size=6)))),
         names=draw(st.none() | names_policy()),

@@ -176,7 +176,7 @@ def review(text: str, tunnel: str, uplink: str, *, hole: bool) -> None:
         assert accepts[1:] in (["meta rtclassid != 4294967295 jump routed"], ["jump routed"])
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(policy=build.policy())
 def test_any_opened_kill_switch_lets_out_only_what_is_allowed(policy: Policy) -> None:
     text = killswitch.opened(policy)
@@ -195,7 +195,7 @@ def test_any_opened_kill_switch_lets_out_only_what_is_allowed(policy: Policy) ->
     assert len(beside_tunnel) == len({":" in network for network in policy.bypass})
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     links=st.lists(build.names, unique=True, max_size=4),
     hole=st.none() | st.builds(Hole, build.hosts(least=1), build.ports),
