@@ -18,6 +18,7 @@ DEFAULTS = Settings(
     bypass_cidrs="auto",
     dns_config=True,
     dns_mode="tunnel",
+    cluster_domain=None,
     input_ports=(),
     handshake_timeout=15.0,
 )
@@ -49,6 +50,10 @@ def test_every_default_is_the_same_as_an_empty_value() -> None:
         ("BYPASS_CIDRS", "10.0.0.0/16", "bypass_cidrs", "10.0.0.0/16"),
         ("DNS_MODE", "SPLIT", "dns_mode", "split"),
         ("DNS_MODE", "cluster", "dns_mode", "cluster"),
+        ("CLUSTER_DOMAIN", "AUTO", "cluster_domain", None),
+        ("CLUSTER_DOMAIN", ".K8s.Example.", "cluster_domain", "k8s.example"),
+        ("LOG_LEVEL", "DEBUG", "config", "/etc/wireguard"),  # understood, and read by log itself
+        ("LOG_FORMAT", "json", "config", "/etc/wireguard"),
         ("VPN_INPUT_PORTS", "none", "input_ports", ()),
         ("VPN_INPUT_PORTS", "6881", "input_ports", (6881,)),
         ("VPN_INPUT_PORTS", "51413, 6881 6881,1", "input_ports", (1, 6881, 51413)),
@@ -71,6 +76,9 @@ def test_what_is_understood(name: str, value: str, field: str, expected: Any) ->
         ("ENABLE_BYPASS_ROUTES", "maybe"),
         ("ENABLE_DNS_CONFIG", "tunnel"),
         ("DNS_MODE", "host"),
+        *(("CLUSTER_DOMAIN", bad) for bad in ("a b", "a..b", "a/b", "a,b", "ä.b", "a_b", "x" * 64, "#")),
+        ("LOG_LEVEL", "verbose"),
+        ("LOG_FORMAT", "xml"),
         *(("VPN_INPUT_PORTS", bad) for bad in ("0", "65536", "70000", "-1", "80/tcp", "80-90", "http", "1e3", "٣", "+5",
                                                "1_000", "8" * 5000)),
         *(("HANDSHAKE_TIMEOUT", bad) for bad in ("0", "0.09", "3601", "-5", "nan", "inf", "15s", "9" * 5000)),
