@@ -50,6 +50,7 @@ LAST_GRACE = 0.4
 _AUTHORS = 4
 
 JSON = "application/json"
+_SLOWED = "something keeps changing this, so repairs are slowed down"
 
 
 class Keeper:
@@ -88,6 +89,7 @@ class Keeper:
         self._exit_due = now
         self._exit_child: Child | None = None
         self._check_child: Child | None = None
+        self.runs: dict[str, int] = {}
         self.repairs: dict[str, int] = {}
         self.repair_seconds = metrics.Histogram()
         self.failed_repairs = self.failovers = 0
@@ -253,6 +255,7 @@ class Keeper:
 
     def _begin(self, run: Run) -> None:
         self._run_before = self._fingerprint()
+        self.runs[run.why] = self.runs.get(run.why, 0) + 1
         command = ("init_wg", "up", *(("--server", run.server) if run.server else ()))
         timeout = RUN_TIMEOUT + max(1, len(self._servers)) * (self._settings.handshake_timeout + 10)
         self._run = self._spawn(command, timeout, self._ended, quiet=run.why != START)
@@ -316,6 +319,8 @@ class Keeper:
         else:
             self.failed_repairs += 1
             self._setup = _sentence(ended)
+            if ended.code == policy.FOUGHT:
+                log.warning(f"{_SLOWED}{self._who()}")
         self._authors.clear()
         self._observe_device(now)
         self._go()
@@ -333,10 +338,9 @@ class Keeper:
             self.repairs[cause] = self.repairs.get(cause, 0) + 1
         self.repair_seconds.add(seconds)
         if run.why == DRIFT:
-            wait = self._policy.fights > policy.FIGHT_FREE
             log.info(
                 f"repaired in {seconds:.2f} s: {policy.causes_in_words(run.causes)}{self._who()}"
-                + ("; something keeps changing this, so repairs are slowed down" if wait else "")
+                + (f"; {_SLOWED}" if self._policy.slowed else "")
             )
         elif run.why in (PEER, VERIFY):
             server = facts.current(self._servers, self._kernel_reading())
@@ -504,6 +508,7 @@ class Keeper:
             sealed=sealed,
             refused=refused,
             peers=facts.peers(reading),
+            runs=self.runs,
             repairs=self.repairs,
             repair_seconds=self.repair_seconds,
             failed_repairs=self.failed_repairs,
@@ -527,6 +532,7 @@ class Keeper:
             "implementation": values.implementation,
             "server": values.server,
             "servers": [server.name for server in self._servers],
+            "settled": self._policy.settled,
             "repairing": self._policy.running.why if self._policy.running else None,
             "bad_configuration": self._bad_config or None,
             "exit_check": self._exit_words or None,

@@ -56,6 +56,7 @@ class Values(NamedTuple):
     sealed: bool | None
     refused: tuple[int, ...]
     peers: tuple[PeerMetrics, ...]
+    runs: Mapping[str, int]
     repairs: Mapping[str, int]
     repair_seconds: Histogram
     failed_repairs: int
@@ -84,6 +85,8 @@ def render(values: Values) -> str:
     family("init_wg_server_info", "gauge", "The server that is set up, and what implements WireGuard.",
            [({"server": values.server, "implementation": values.implementation,
               "endpoint": values.peers[0].endpoint if values.peers else ""}, 1)])  # fmt: skip
+    family("init_wg_runs_total", "counter", "Runs of the setup by what called for them.",
+           [({"reason": reason}, count) for reason, count in sorted(values.runs.items())])  # fmt: skip
     family("init_wg_repairs_total", "counter", "Repairs by what had changed.",
            [({"reason": reason}, count) for reason, count in sorted(values.repairs.items())])  # fmt: skip
     family("init_wg_failed_repairs_total", "counter", "Runs of the setup that failed.",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 START, DRIFT, CONFIG, PEER, VERIFY, CONFIRM, RETRY = "start", "drift", "config", "peer", "verify", "confirm", "retry"
 
 #: Exit codes of init_wg.
-DONE, WRONG_CONFIG = 0, 2
+DONE, WRONG_CONFIG, FOUGHT = 0, 2, 5
 
 #: After a repair, seconds until the look that confirms it: what it caused has happened by then.
 CONFIRM_AFTER = 0.3
@@ -91,6 +91,8 @@ class Policy:
         if code != DONE:
             self.failures += 1
             self.settled = False
+            if code == FOUGHT:  # several repairs in a row, in one run
+                self.fights = max(self.fights, FIGHT_FREE) + 1
             # A wrong configuration does not become right by trying again.
             exponent = 16 if code == WRONG_CONFIG else min(self.failures - 1, 16)
             delay = min(RETRY_CAP, RETRY_FIRST * 2**exponent)
@@ -100,9 +102,11 @@ class Policy:
         self._due.pop(RETRY, None)
         self.settled = steady
         if not steady:
-            if run and run.why == CONFIRM:
-                self.fights += 1  # somebody changed something just then, or still does
-            self._due[CONFIRM] = (max(now + CONFIRM_AFTER, self._allowed(now)), Run(CONFIRM))
+            delay = CONFIRM_AFTER
+            if run and run.why == CONFIRM:  # somebody changed something just then, or still does
+                self.fights += 1
+                delay = 0.0
+            self._due[CONFIRM] = (max(now + delay, self._allowed(now)), Run(CONFIRM))
 
     # --- what to do ------------------------------------------------------------------------------------------------
 
@@ -134,6 +138,11 @@ class Policy:
         if self.failures:
             allowed = max(allowed, self._ended + RETRY_LEAST)
         return allowed
+
+    @property
+    def slowed(self) -> bool:
+        """Something fights the repairs, so they wait."""
+        return self.fights > FIGHT_FREE
 
 
 def next_server(servers: tuple[str, ...], current: str | None) -> str | None:

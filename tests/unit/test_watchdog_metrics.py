@@ -23,6 +23,7 @@ def values(**changes: object) -> Values:
         sealed=True,
         refused=(3, 4),
         peers=(PEER,),
+        runs={"start": 1, "drift": 3},
         repairs={"rules": 2, "firewall": 1},
         repair_seconds=Histogram(),
         failed_repairs=0,
