@@ -12,16 +12,16 @@ RUN export DEBIAN_FRONTEND=noninteractive \
  && rm -rf /var/lib/apt/lists/*
 # The environment itself has no pip; the one that fills it stays behind in this stage.
 RUN python3 -m venv /pip && python3 -m venv --without-pip /opt/init-wg
-ENV PIP_NO_CACHE_DIR=1 PIP_NO_COMPILE=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /source
 COPY constraints.txt pyproject.toml ./
 RUN python3 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
     >requirements.txt \
- && /pip/bin/pip --python /opt/init-wg/bin/python install -q -c constraints.txt -r requirements.txt
+ && /pip/bin/pip --python /opt/init-wg/bin/python install -q --no-compile -c constraints.txt -r requirements.txt
 COPY LICENSE README*.md ./
 COPY init_wg init_wg
 COPY watchdog watchdog
-RUN /pip/bin/pip --python /opt/init-wg/bin/python install -q --no-deps .
+RUN /pip/bin/pip --python /opt/init-wg/bin/python install -q --no-compile --no-deps .
 COPY image/rootfs.py /rootfs.py
 RUN python3 /rootfs.py /rootfs /opt/init-wg
 

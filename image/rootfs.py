@@ -36,22 +36,24 @@ DATA = ("/etc/protocols",)
 # Of the standard library, what no program without a terminal, a window or a compiler uses. All else stays: a module
 # that only a rare failure imports must be there when it fails.
 LEFT_OUT = [
-    "aifc.py", "_aix_support.py", "antigravity.py", "asyncio", "bdb.py", "_bootsubprocess.py", "cgi.py", "cgitb.py",
-    "chunk.py", "config-3.11*", "cProfile.py", "crypt.py", "ctypes/macholib", "ctypes/test", "curses", "dbm",
-    "dist-packages", "distutils", "doctest.py", "encodings/cp[0235789]*", "encodings/mac_*", "ensurepip",
-    "EXTERNALLY-MANAGED", "ftplib.py", "idlelib", "imaplib.py", "imghdr.py", "lib2to3", "mailbox.py", "mailcap.py",
-    "msilib", "multiprocessing", "nntplib.py", "_osx_support.py", "pdb.py", "__phello__", "pickletools.py",
-    "pipes.py", "plistlib.py", "poplib.py", "profile.py", "pstats.py", "pty.py", "__pycache__", "pyclbr.py",
-    "pydoc.py", "pydoc_data", "rlcompleter.py", "sched.py", "shelve.py", "site-packages", "sitecustomize.py",
-    "smtpd.py", "smtplib.py", "sndhdr.py", "sqlite3", "sunau.py", "_sysconfigdata*.py", "tabnanny.py",
-    "telnetlib.py", "test", "this.py", "tkinter", "tomllib", "trace.py", "tty.py", "turtle.py", "turtledemo",
-    "unittest", "uu.py", "venv", "wave.py", "webbrowser.py", "wsgiref", "xdrlib.py", "xml", "xmlrpc", "zipapp.py",
-    "zoneinfo",
+    "aifc.py", "_aix_support.py", "antigravity.py", "asynchat.py", "asyncio", "asyncore.py", "bdb.py",
+    "_bootsubprocess.py", "cgi.py", "cgitb.py", "chunk.py", "cmd.py", "code.py", "codeop.py", "colorsys.py",
+    "config-3.11*", "cProfile.py", "crypt.py", "ctypes/macholib", "ctypes/test", "curses", "dbm", "dist-packages",
+    "distutils", "_distutils_system_mod.py", "doctest.py", "encodings/cp1[01]*", "encodings/cp[0235789]*",
+    "encodings/mac_*", "ensurepip", "EXTERNALLY-MANAGED", "filecmp.py", "fileinput.py", "ftplib.py", "graphlib.py",
+    "__hello__.py", "html", "http/server.py", "idlelib", "imaplib.py", "imghdr.py", "imp.py", "lib2to3",
+    "mailbox.py", "mailcap.py", "modulefinder.py", "msilib", "nntplib.py", "optparse.py", "_osx_support.py",
+    "pdb.py", "__phello__", "pickletools.py", "pipes.py", "plistlib.py", "poplib.py", "profile.py", "pstats.py",
+    "pty.py", "__pycache__", "pyclbr.py", "_pydecimal.py", "pydoc.py", "pydoc_data", "_pyio.py", "rlcompleter.py",
+    "sched.py", "shelve.py", "site-packages", "sitecustomize.py", "smtpd.py", "smtplib.py", "sndhdr.py",
+    "socketserver.py", "sqlite3", "statistics.py", "sunau.py", "symtable.py", "_sysconfigdata*.py", "tabnanny.py",
+    "telnetlib.py", "test", "this.py", "timeit.py", "tkinter", "tomllib", "trace.py", "tty.py", "turtle.py",
+    "turtledemo", "unittest", "uu.py", "venv", "wave.py", "webbrowser.py", "wsgiref", "xdrlib.py", "xml", "xmlrpc",
+    "zipapp.py", "zoneinfo",
 ]  # fmt: skip
 LEFT_OUT_EXTENSIONS = [
     "_asyncio", "audioop", "_codecs_*", "_crypt", "_ctypes_test", "_curses*", "_dbm", "_elementtree", "_gdbm",
-    "_lsprof", "_multiprocessing", "nis", "ossaudiodev", "_posixshmem", "readline", "_sqlite3", "_test*",
-    "_tkinter", "_xx*", "xxlimited*",
+    "_lsprof", "nis", "ossaudiodev", "readline", "_sqlite3", "_test*", "_tkinter", "_xx*", "xxlimited*",
 ]  # fmt: skip
 
 
@@ -63,6 +65,7 @@ def main(root: Path, venv: Path) -> None:
     copied += libraries(root)
     debian_packages(root, copied)
     compile_all(root)
+    try_out(root, venv)
 
 
 def skeleton(root: Path) -> None:
@@ -109,17 +112,32 @@ def standard_library(root: Path) -> list[Path]:
     return [source / path.relative_to(target) for path in target.rglob("*") if path.is_file()]
 
 
+#: pyroute2 is asked for single modules by name (init_wg.netlink.messages), and these import a tenth of it.
+ASK_PYROUTE2 = """
+import pathlib, re, sys
+from init_wg import netlink
+for name in set(re.findall(r'messages\\("([\\w.]+)"\\)', pathlib.Path(netlink.__file__).read_text())):
+    netlink.messages(name)
+for name, module in sys.modules.items():
+    if name.partition(".")[0] == "pyroute2":
+        print(module.__spec__.origin)
+"""
+
+
 def environment(root: Path, venv: Path) -> None:
     """The virtual environment: its Python, our packages, what they import, and the commands."""
     packages = next(venv.glob("lib/python3*/site-packages"))
     target = root / packages.relative_to("/")
     target.mkdir(parents=True)
-    wanted = imported(packages)
+    wanted = imported(packages) | {"pyroute2"}
+    asked = subprocess.run([venv / "bin/python", "-I", "-c", ASK_PYROUTE2], capture_output=True, text=True, check=True)
+    from_pyroute2 = set(asked.stdout.split())
     for distribution in distributions(path=[str(packages)]):
         if any(part in wanted for part in top_level(distribution)):
             for file in distribution.files or ():
                 path = packages / str(file)
-                if path.is_file() and path.is_relative_to(packages) and ".." not in file.parts:
+                needless = file.suffix == ".pyc" or (file.parts[0] == "pyroute2" and str(path) not in from_pyroute2)
+                if path.is_file() and ".." not in file.parts and not needless:
                     destination = target / str(file)
                     destination.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copy2(path, destination)
@@ -176,7 +194,9 @@ def debian_packages(root: Path, copied: list[Path]) -> None:
         (status / package).write_text(shown)
         licence = Path(f"/usr/share/doc/{package}/copyright")
         if licence.exists():
-            copy(root, licence)
+            target = root / licence.relative_to("/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(licence, target)
 
 
 def compile_all(root: Path) -> None:
@@ -187,6 +207,16 @@ def compile_all(root: Path) -> None:
         )
         if not fine:
             sys.exit(f"{folder}: not everything compiles")
+
+
+def try_out(root: Path, venv: Path) -> None:
+    """In the new root: every module of ours is imported, and whatever any of them imports later."""
+    names = [f"{package}.{file.stem}" for package in OURS for file in root.glob(f"**/site-packages/{package}/*.py")]
+    code = "\n".join(
+        f"import {name}" for name in [*sorted(names), "dns.message", "dns.rdtypes.IN.A", "requests", "wgconfig"]
+    )
+    for script in (ASK_PYROUTE2, code.replace(".__init__", "")):
+        subprocess.run(["chroot", root, venv / "bin/python", "-I", "-c", script], stdout=subprocess.DEVNULL, check=True)
 
 
 if __name__ == "__main__":

@@ -169,6 +169,9 @@ class Engine:
         self._unshare.kill()
         self._unshare.wait()
         wait_until(lambda: not Path(f"/proc/{self.first}/ns/net").exists(), "everything has ended", 30)
+        shutil.rmtree(self.folder / "exec", ignore_errors=True)  # what lives in /run elsewhere
+        for name in ("pid", "socket"):
+            (self.folder / name).unlink(missing_ok=True)
 
     def last_words(self) -> str:
         try:

@@ -1,33 +1,39 @@
-"""Says where one seems to come from: HTTP on port 80, and UDP on port 9."""
+"""Says where one seems to come from: HTTP on port 80, UDP on port 9. Debian's smallest Python has no http.server."""
 
 from __future__ import annotations
 
-import http.server
+import contextlib
+import selectors
 import socket
-import threading
+
+selector = selectors.DefaultSelector()
+web = socket.create_server(("", 80), backlog=512)
+echo = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+echo.bind(("", 9))
+for each in (web, echo):
+    each.setblocking(False)
+    selector.register(each, selectors.EVENT_READ)
 
 
-class Answer(http.server.BaseHTTPRequestHandler):
-    """The client's address, and nothing else."""
-
-    def do_GET(self) -> None:  # noqa: N802 - the base class's name
-        body = self.client_address[0].encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
+def answer(connection: socket.socket, address: str) -> None:
+    """As soon as there is a request."""
+    if connection.recv(4096):
+        connection.sendall(
+            f"HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {len(address)}\r\n\r\n{address}".encode()
+        )
+    selector.unregister(connection)
+    connection.close()
 
 
-def echo() -> None:
-    server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    server.bind(("", 9))
-    while True:
-        _, client = server.recvfrom(2048)
-        server.sendto(client[0].encode(), client)
-
-
-threading.Thread(target=echo, daemon=True).start()
-http.server.ThreadingHTTPServer(("", 80), Answer).serve_forever()
+while True:
+    for key, _ in selector.select():
+        with contextlib.suppress(OSError):
+            if key.fileobj is web:
+                connection, client = web.accept()
+                connection.setblocking(False)
+                selector.register(connection, selectors.EVENT_READ, client[0])
+            elif key.fileobj is echo:
+                _message, sender = echo.recvfrom(2048)
+                echo.sendto(sender[0].encode(), sender)
+            elif isinstance(key.fileobj, socket.socket):
+                answer(key.fileobj, key.data)

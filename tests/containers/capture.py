@@ -1,0 +1,119 @@
+"""What leaves the stack's network, counted on the daemon's side, where no container reaches.
+
+One tcpdump on every interface of the daemon's network, begun before the daemon itself: nothing has to be there yet,
+and what goes away and comes back (a container's link, the bridge) is not missed. What the packets mean is decided by
+the judge of tests/lab. Counted are frames that come in from the stack's containers, known by their Ethernet addresses,
+which Docker derives from their IP addresses. A frame is seen on the container's link, and again on the bridge.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+import struct
+import subprocess
+import tempfile
+import time
+from ipaddress import IPv4Network, ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from tests.lab.judge import ETH_ARP, ETH_IP, ETH_IPV6, OUTGOING, SNAPLEN, Leak, Rules, Verdict, dissect, show
+
+if TYPE_CHECKING:
+    from .engine import Engine
+
+DOCKER_PREFIX = b"\x02\x42"
+
+
+class Capture:
+    """From `with` to its end, in one boot of the engine. verdict() may be asked as often as one likes."""
+
+    def __init__(self, engine: Engine, network: IPv4Network, gateway: str, endpoint: tuple[str, int]) -> None:
+        self.engine = engine
+        self.network = network
+        self.gateway = gateway
+        self.endpoint = endpoint
+        self.forgiven: list[bytes] = []
+
+    def __enter__(self) -> Self:
+        self.folder = tempfile.TemporaryDirectory(prefix="init-wg-capture-")
+        self.file = Path(self.folder.name) / "pcap"
+        self.errors = Path(self.folder.name) / "errors"
+        argv = ["tcpdump", "-i", "any", "-y", "LINUX_SLL2", "-p", "-n", "-s", str(SNAPLEN), "-B", "32768"]
+        argv += ["--immediate-mode", "-U", "-Z", "root", "-w", str(self.file)]
+        with self.errors.open("wb") as errors:
+            self.tcpdump = subprocess.Popen([*self.engine.enter, *argv], stderr=errors, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 20
+        while "listening on" not in self.errors.read_text():
+            if self.tcpdump.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"tcpdump does not start: {self.errors.read_text()}")
+            time.sleep(0.01)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+        self.folder.cleanup()
+
+    def end(self) -> None:
+        """Stop, and be sure that nothing was lost. A power failure ends tcpdump too, and it is reaped here."""
+        if self.tcpdump.poll() is None:
+            self.tcpdump.send_signal(signal.SIGINT)
+        if self.tcpdump.wait(20) < 0:
+            return
+        lost = re.search(r"(\d+) packets dropped by kernel", self.errors.read_text())
+        if not lost or int(lost[1]):
+            raise RuntimeError(f"the capture is not complete: {self.errors.read_text()}")
+
+    def forgive(self, address: str) -> None:
+        """A container of this address was not the stack's."""
+        self.forgiven.append(ip_address(address).packed)
+
+    def verdict(self, since: float = 0.0) -> Verdict:
+        """Everything that came from the stack's containers since then (Unix seconds), judged."""
+        time.sleep(0.2)  # tcpdump writes each packet at once, but takes them from the kernel in blocks
+        rules = Rules(
+            endpoints=[self.endpoint],
+            on_link=[self.network],
+            sources=[self.network],
+            bypass=[self.network],
+            clients=[self.gateway],
+            ports={},
+            resolvers={},
+        )
+        verdict = Verdict()
+        data, position = self.file.read_bytes(), 24
+        while position + 16 <= len(data):
+            seconds, microseconds, size, _ = struct.unpack_from("<IIII", data, position)
+            packet = data[position + 16 : position + 16 + size]
+            position += 16 + size
+            if len(packet) == size:  # the last one may be half written
+                self._packet(rules, verdict, seconds + microseconds / 1e6, packet, since)
+        return verdict
+
+    def _packet(self, rules: Rules, verdict: Verdict, moment: float, packet: bytes, since: float) -> None:
+        protocol, direction, length = struct.unpack_from("!H8xBB", packet)
+        sender, data = packet[12 : 12 + length], packet[20:]
+        family = {ETH_IP: 4, ETH_IPV6: 6}.get(protocol)
+        segment = dissect(family, data) if family else None
+        if direction == OUTGOING:
+            if segment:
+                rules.seen_inbound(segment)
+            return
+        if sender[:2] != DOCKER_PREFIX or ip_address(sender[2:6]) not in self.network:
+            return
+        if sender[2:6] in self.forgiven:
+            return
+        if protocol == ETH_ARP and rules.allowed_arp(data):
+            reason: str | None = "arp"
+        else:
+            reason = rules.allowed(segment) if segment else None
+        if moment < since:
+            return
+        if reason:
+            verdict.allowed[reason] += 1
+        elif segment:
+            verdict.leaks.append(Leak(moment, rules.kind(segment), segment.family, rules.describe(segment)))
+        else:
+            what = f"asks for {show(data[24:28])}" if protocol == ETH_ARP else data[:40].hex()
+            verdict.leaks.append(Leak(moment, f"ethertype {protocol:#06x}", 0, what))
