@@ -106,9 +106,6 @@ def nothing(have: State) -> State:
 def policy(settings: Settings, tunnel: Tunnel, pod: Pod, now: Circumstances) -> Policy:
     """What the kill-switch's text depends on. IPv6 stays closed where the tunnel has no IPv6 address."""
     link_local = [ip_network("fe80::/10"), ip_network("ff02::/16")]
-    on_link = [a.network for a in pod.addresses if a.version == 6]
-    gateway = pod.defaults[INET6].gateway if INET6 in pod.defaults else None
-    near = [ip_network(gateway)] if gateway else []
     return Policy(
         tunnel=settings.interface,
         uplink=pod.uplink,
@@ -118,12 +115,27 @@ def policy(settings: Settings, tunnel: Tunnel, pod: Pod, now: Circumstances) -> 
         pod_addresses=_hosts(a.ip for a in pod.addresses),
         endpoints=tuple(sorted(set(now.endpoints.values()))),
         bypass=networks.spelled(now.bypass),
-        neighbours=networks.spelled([*link_local, *on_link, *near]),
+        neighbours=networks.spelled([*link_local, *_on_link(pod, now)]),
         input_ports=settings.input_ports,
         names=now.names,
         asked=now.asked,
         hole=now.hole,
     )
+
+
+def _on_link(pod: Pod, now: Circumstances) -> Iterator[Network]:
+    """What is reached without a gateway; and with a default route that has none, all that may be reached."""
+    yield from (address.network for address in pod.addresses)
+    for default in pod.defaults.values():
+        if default.gateway:
+            yield ip_network(default.gateway)
+        else:
+            yield from (ip_network(address) for address, _ in now.endpoints.values())
+            yield from now.bypass
+    for route in pod.routes:
+        direct = route.device == pod.uplink and route.gateway is None and route.kind == "unicast"
+        if direct and route.destination not in DEFAULT.values() and not pods.is_stray(route, pod):
+            yield ip_network(route.destination)
 
 
 def _mtu(tunnel: Tunnel, pod: Pod) -> int:

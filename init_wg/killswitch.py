@@ -25,6 +25,8 @@ _FWMARK, _PASS = "0x0000ca6c", "0x0000ca6d"
 DOCKER_RESOLVER = "127.0.0.11"
 # Where the forwarder listens, and the source by which it is known when it asks Docker's resolver itself.
 FORWARDER_PORT, FORWARDER_SOURCE = 10053, "127.0.0.54"
+# On connections that came in and were let in: a bit of the connection's mark, whose others may be somebody's.
+_ADMITTED = "0x08000000"
 _DNS = "meta l4proto { tcp, udp } th dport 53"
 _NFPROTO = {"ip": "ipv4", "ip6": "ipv6"}
 # The four message types of the WireGuard protocol (whitepaper, section 5.4): a type byte and three zero bytes.
@@ -59,12 +61,14 @@ def sealed(links: Iterable[str], hole: Hole | None = None, *, routed: bool = Tru
     output = [*outgoing, f"ip daddr {DOCKER_RESOLVER} jump refuse", 'oif "lo" accept', "jump refuse"]
     chains = [("output", _OUTPUT, output), ("input", _INPUT, [*incoming, 'iif "lo" accept']), *_COMMON]
     inet = _table("inet", [_REFUSE, *chains])
-    return inet + _gate(tuple(links), [], routed=routed)
+    # All of ARP: only a socket of its own asks now, as what an application sends does not come so far.
+    return inet + _gate(tuple(links), ["ether type arp accept"], [], routed=routed)
 
 
 def opened(policy: Policy) -> str:
     """Only the tunnel, its own packets, replies to connections that came in, and the bypass networks."""
-    chains: list[_Chain] = [("refuse_name", "", ["counter jump refuse"])]
+    admit = [f"ct state new ct mark set ct mark | {_ADMITTED}", "accept"]
+    chains: list[_Chain] = [("refuse_name", "", ["counter jump refuse"]), ("admit", "", admit)]
     if policy.names:
         chains.append(("names", "type nat hook output priority -105; policy accept;", _redirected(policy.names)))
         chains.append(("sources", "type nat hook postrouting priority srcnat; policy accept;", _sources(policy)))
@@ -73,7 +77,11 @@ def opened(policy: Policy) -> str:
     chains += [("output", _OUTPUT, _output(policy)), ("input", _INPUT, _input(policy)), *_COMMON]
     chains.append(("leaving", "type filter hook postrouting priority filter; policy drop;", _leaving(policy)))
     inet = _table("inet", [_REFUSE, *chains])
-    return inet + _gate(policy.links, _wireguard(policy, ""), routed=policy.routed)
+    # Who asks for a stranger on the link is about to send there. Answers may go to anyone: a node asks from any of
+    # its addresses.
+    asked = [m.replace("ip daddr", "arp daddr ip") for m in _by_family("daddr", policy.neighbours) if m[:3] == "ip "]
+    arp = ["arp operation reply accept", *(f"arp operation request {match} accept" for match in asked)]
+    return inet + _gate(policy.links, arp, _wireguard(policy, ""), routed=policy.routed)
 
 
 def creation(ruleset: str) -> str:
@@ -110,10 +118,10 @@ def _output(policy: Policy) -> list[str]:
     for match in _by_family("daddr", policy.pod_addresses):
         # IPv6 replies were re-routed by their mark, and this chain still sees the device from before that.
         device = f"{uplink} " if match.startswith("ip ") else ""
-        rules.append(f"{device}ct direction reply ct original {match} {_STAMP}")
+        rules.append(f"{device}{_REPLY} ct original {match} {_STAMP}")
     rules.append(
         f"{uplink} icmpv6 type {{ nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert }} ip6 hoplimit 255 "
-        f"ip6 daddr {_set(policy.neighbours)} {_STAMP}"
+        f"{_by_family('daddr', policy.neighbours)[-1]} {_STAMP}"
     )
     rules += _names(policy, uplink)
     rules.append("meta l4proto { tcp, udp } th dport { 53, 853 } jump refuse_name")
@@ -174,6 +182,9 @@ def _sources(policy: Policy) -> list[str]:
     return rules
 
 
+# Connection tracking begins an instant before the rules are in force, and takes a packet of an old flow that comes
+# in just then for a new connection. What the input chain has not admitted is no reply, therefore.
+_REPLY = f"ct direction reply ct mark & {_ADMITTED} == {_ADMITTED}"
 _STAMP = f"meta mark set {_PASS} accept"
 
 
@@ -181,7 +192,7 @@ def _replies(policy: Policy) -> list[str]:
     """IPv6 replies find the way home by a mark: `from <pod address>` would also catch the second look-up
     that IPv6 makes, with a source it chose itself, when the first one failed."""
     matches = [match for match in _by_family("daddr", policy.pod_addresses) if match.startswith("ip6")]
-    return [f"ct direction reply ct original {match} meta mark set {_PASS}" for match in matches]
+    return [f"{_REPLY} ct original {match} meta mark set {_PASS}" for match in matches]
 
 
 def _wireguard(policy: Policy, device: str) -> list[str]:
@@ -207,9 +218,9 @@ def _input(policy: Policy) -> list[str]:
     # came in, and what the pod answers for a reply. In mid-stream TCP, and UDP to a port that clients use
     # (net.ipv4.ip_local_port_range), only the bypass networks may begin.
     rules.append(f"{uplink} ct state new tcp flags != syn / fin,syn,rst,ack counter drop")
-    rules += [f"{uplink} {match} accept" for match in _by_family("saddr", policy.bypass)]
+    rules += [f"{uplink} {match} jump admit" for match in _by_family("saddr", policy.bypass)]
     rules.append(f"{uplink} ct state new udp dport 32768-65535 counter drop")
-    return [*rules, f"{uplink} accept"]
+    return [*rules, f"{uplink} jump admit"]
 
 
 def _leaving(policy: Policy) -> list[str]:
@@ -238,12 +249,12 @@ def has_gate(ruleset: str) -> tuple[bool, bool]:
     return f"table netdev {NAME} {{" in ruleset, _ROUTED in ruleset
 
 
-def _gate(links: tuple[str, ...], wireguard: list[str], *, routed: bool) -> str:
+def _gate(links: tuple[str, ...], arp: list[str], wireguard: list[str], *, routed: bool) -> str:
     if not links:
         return ""
     devices = f'device "{links[0]}"' if len(links) == 1 else f"devices = {{ {', '.join(links)} }}"
     hook = f"type filter hook egress {devices} priority filter; policy drop;"
-    egress = ["ether type arp accept", f"{_ROUTED} jump routed" if routed else "jump routed", "counter"]
+    egress = [*arp, f"{_ROUTED} jump routed" if routed else "jump routed", "counter"]
     accepted = [f"meta mark {_PASS} accept", *(f"{rule} accept" for rule in wireguard)]
     return _table("netdev", [("routed", "", accepted), ("egress", hook, egress)])
 

@@ -62,11 +62,15 @@ def reseal(links: list[str]) -> None:
 
 
 def in_place() -> bool:
-    """Is our kill-switch's table there? Raises KernelError without NET_ADMIN or without nf_tables."""
-    name = killswitch.NAME.encode() + b"\0"
-    attribute = pack("=HH", 4 + len(name), 1) + name + bytes(-len(name) % 4)  # NFTA_TABLE_NAME
+    """Is our kill-switch there, and does it drop what it does not know? Raises KernelError without NET_ADMIN or
+    without nf_tables.
+
+    A table of our name that is empty, dormant or accepts by policy is no kill-switch: it is put right at once.
+    """
+    table, chain = _name(1, killswitch.NAME), _name(3, "output")  # NFTA_..._TABLE, NFTA_CHAIN_NAME
     try:
-        _ask(_GET_TABLE, _INET, 0, attribute)
+        dormant = pack("=HH", 8, 2) + pack(">I", 1) in _ask(_GET_TABLE, _INET, 0, table)  # NFTA_TABLE_FLAGS
+        drops = pack("=HH", 8, 5) + pack(">I", 0) in _ask(_GET_CHAIN, _INET, 0, table + chain)  # NFTA_CHAIN_POLICY
     except OSError as error:
         if error.errno == errno.ENOENT:
             return False
@@ -78,7 +82,13 @@ def in_place() -> bool:
         raise KernelError(
             f"the kernel has no nf_tables ({os.strerror(error.errno or 0)}): load the node's nf_tables module"
         ) from None
-    return True
+    return drops and not dormant
+
+
+def _name(kind: int, text: str) -> bytes:
+    """A netlink attribute that is a string."""
+    value = text.encode() + b"\0"
+    return pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
 
 
 def refuse_node() -> None:

@@ -32,7 +32,7 @@ class Policy(NamedTuple):
 
     links: every interface but the loopback and the tunnel; the gate watches them (none: no egress hook).
     routed: the gate can ask whether a packet was routed.
-    neighbours: where IPv6 neighbour discovery may go beyond link-local (on-link networks, the gateway).
+    neighbours: whose link-layer addresses may be asked for: on-link networks, the gateway, IPv6's link-local ones.
     """
 
     tunnel: str
