@@ -266,6 +266,38 @@ def test_one_bad_file_among_good_ones_is_told_and_left_out(pod: Lab) -> None:
     assert pod.flows()
 
 
+NO_KILLSWITCH = {
+    "an empty table": "add table inet init_wg",
+    "one that sleeps": "add table inet init_wg { flags dormant; }\n"
+    "add chain inet init_wg output { type filter hook output priority 0; policy drop; }",
+    "one that accepts": "add table inet init_wg\n"
+    "add chain inet init_wg output { type filter hook output priority 0; policy accept; }",
+    "a chain that is not hooked": "add table inet init_wg\nadd chain inet init_wg output",
+    "only a gate": "add table netdev init_wg",
+}
+
+
+@pytest.mark.parametrize("name", NO_KILLSWITCH)
+@pytest.mark.parametrize("word", ["lockdown", "up"])
+def test_a_table_by_our_name_is_no_killswitch(pod: Lab, judge: Judge, name: str, word: str) -> None:
+    """Whatever it is, the pod is sealed afterwards; also when `up` gets no further."""
+    pod.pod.run(["nft", "-f", "-"], stdin=NO_KILLSWITCH[name] + "\n")
+    assert pod.traffic_source(4) == pod.pod.addresses[4]
+    pod.config_path.write_text("")
+    assert pod.init_wg(word, check=False).returncode == (0 if word == "lockdown" else 2)
+    refused_at_once(pod, judge)
+
+
+def test_the_sealed_pod_is_left_as_it_is(pod: Lab) -> None:
+    """The other side of it: what is a kill-switch is not loaded again, and goes on counting."""
+    pod.init_wg("lockdown")
+    assert pod.traffic_source(4) is None
+    before = pod.pod.run(["nft", "-a", "list", "ruleset"]).stdout
+    assert re.search(r"counter packets [1-9]", before)
+    pod.init_wg("lockdown")
+    assert pod.pod.run(["nft", "-a", "list", "ruleset"]).stdout == before
+
+
 # --- the environment and the command line ----------------------------------------------------------------------------
 
 ENVIRONMENT: dict[str, tuple[dict[str, str], str]] = {
