@@ -14,11 +14,12 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from ipaddress import ip_network
 from pathlib import Path
 from typing import IO, Any, Self
 
+from tests.containers.engine import CACHE
 from tests.lab.judge import Judge, Rules
 from tests.lab.lab import CLUSTER_NETWORKS, SERVICE_NETWORKS, Lab, ip_batch
 from tests.lab.reaper import NETNS
@@ -92,6 +93,9 @@ class Podman:
 
     def __enter__(self) -> Self:
         self.folder = Path(tempfile.mkdtemp(prefix="init-wg-podman-"))
+        # Not in /tmp: where the tests run in a container that is an overlay, which cannot carry another one.
+        CACHE.mkdir(parents=True, exist_ok=True)
+        self.images = Path(tempfile.mkdtemp(prefix="podman-", dir=CACHE))
         self._configure()
         argv = ["nsenter", f"--net={NETNS / self.lab.node.netns}", "--", "unshare", "--mount", "--pid", "--fork"]
         argv += ["--kill-child=SIGKILL", "--propagation=private", "--mount-proc", "--", "sh", "-c", _HOLDER]
@@ -118,9 +122,10 @@ class Podman:
             self.run("pod", "rm", "--all", "--force", "--time=0")
         finally:
             self._pipe(self._holder.stdin).close()
-            self._holder.wait(10)
+            self._holder.wait(30)
             self._pipe(self._holder.stdout).close()
             shutil.rmtree(self.folder, ignore_errors=True)
+            shutil.rmtree(self.images, ignore_errors=True)
 
     @staticmethod
     def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
@@ -130,7 +135,7 @@ class Podman:
     def _configure(self) -> None:
         folder = self.folder
         (folder / "storage.conf").write_text(
-            f'[storage]\ndriver = "overlay"\ngraphroot = "{folder}/images"\nrunroot = "{folder}/run"\n'
+            f'[storage]\ndriver = "overlay"\ngraphroot = "{self.images}"\nrunroot = "{folder}/run"\n'
         )
         (folder / "containers.conf").write_text(
             '[containers]\ndefault_ulimits = ["nofile=20000:20000", "nproc=32768:32768"]\n'
@@ -283,12 +288,12 @@ def for_podman(pod: Mapping[str, Any], image: str = IMAGE) -> dict[str, Any]:
     return made
 
 
-def with_tun(pod: Mapping[str, Any], containers: Sequence[str]) -> dict[str, Any]:
-    """/dev/net/tun as k8s/component-userspace gives it: this machine's kernel may have no WireGuard."""
+def userspace(pod: Mapping[str, Any]) -> dict[str, Any]:
+    """The pod as k8s/component-userspace makes it: this machine's kernel may have no WireGuard."""
     made: dict[str, Any] = copy.deepcopy(dict(pod))
-    spec = made["spec"]
-    for container in [*spec["initContainers"], *spec["containers"]]:
-        if container["name"] in containers:
-            container["volumeMounts"].append({"name": "init-wg-tun", "mountPath": "/dev/net/tun"})
-    spec["volumes"].append({"name": "init-wg-tun", "hostPath": {"path": "/dev/net/tun", "type": "CharDevice"}})
+    for container in made["spec"]["initContainers"]:
+        container["env"] = [{"name": "WG_IMPLEMENTATION", "value": "userspace"}]
+        container["resources"]["limits"]["memory"] = "256Mi"
+        container["volumeMounts"].append({"name": "init-wg-tun", "mountPath": "/dev/net/tun"})
+    made["spec"]["volumes"].append({"name": "init-wg-tun", "hostPath": {"path": "/dev/net/tun", "type": "CharDevice"}})
     return made

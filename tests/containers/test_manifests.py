@@ -15,6 +15,7 @@ import pytest
 from init_wg import __version__
 from tests.containers import manifests
 from tests.containers.manifests import K8S, ROOT, build, load, parse, pod_spec, problems, render
+from tests.containers.podman import userspace
 
 GOLDEN = Path(__file__).with_name("golden")
 WORKLOADS = GOLDEN / "workloads.yaml"
@@ -162,6 +163,11 @@ def test_copies_are_equal(rendered: dict[str, str]) -> None:
     assert pod["spec"]["initContainers"] == pod_spec(made)["initContainers"]
     assert pod["spec"]["volumes"] == pod_spec(made)["volumes"]
     assert pod["metadata"]["labels"] == {INJECT: "true"}
+
+    # What podman plays is the userspace variant of it.
+    made = next(each for each in parse(rendered["userspace"]) if each["metadata"]["name"] == "without-init")
+    assert userspace(pod)["spec"]["initContainers"] == pod_spec(made)["initContainers"]
+    assert userspace(pod)["spec"]["volumes"] == pod_spec(made)["volumes"]
 
     (image,) = load("component/kustomization.yaml")["images"]
     assert image["newTag"] == __version__

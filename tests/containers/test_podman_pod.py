@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import copy
 import os
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.containers import engine, manifests, podman
-from tests.containers.podman import PYTHON, PodJudge, Podman, for_podman, with_tun
+from tests.containers import manifests, podman
+from tests.containers.engine import IMAGE, Engine
+from tests.containers.podman import PYTHON, PodJudge, Podman, for_podman, userspace
 from tests.lab import lab as labs
 from tests.lab.lab import CLUSTER_DNS, PUBLIC_DNS, Lab, wait_until
 
@@ -35,36 +34,29 @@ while True:
     for resolver in RESOLVERS:
         with socket.socket(socket.AF_INET6 if ":" in resolver else socket.AF_INET, socket.SOCK_DGRAM) as query:
             try:
+                query.settimeout(0.2)
                 query.sendto(b"\\0\\1\\1\\0\\0\\1\\0\\0\\0\\0\\0\\0\\3web\\7example\\0\\0\\1\\0\\1", (resolver, 53))
-            except OSError:
-                pass
+                print("dns", resolver, len(query.recv(512)), flush=True)
+            except OSError as error:
+                print("dns", "nothing", error, flush=True)
     time.sleep(0.02)
 """
 
 
 @pytest.fixture(scope="module")
-def archive() -> Iterator[Path]:
-    """The image under test, as a file."""
-    absent = engine.missing() or podman.missing() or labs.missing()
-    if absent:
-        if os.environ.get("CI"):
-            pytest.fail(f"missing: {absent}")
-        pytest.skip(f"missing: {absent}")
-    with tempfile.TemporaryDirectory(prefix="init-wg-image-") as folder:
-        file = Path(folder) / "image.tar"
-        if given := os.environ.get("INIT_WG_IMAGE_ARCHIVE"):
-            yield Path(given)
-            return
-        with engine.Engine() as docker:
-            assert docker.images
-            docker.docker("save", "--output", str(file), engine.IMAGE)
-        yield file
+def podman_is_here() -> None:
+    if absent := podman.missing() or labs.missing():
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"the pod's tests need {absent}")
 
 
 @pytest.fixture(scope="module")
-def node(archive: Path) -> Iterator[Podman]:
+def node(podman_is_here: None, engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
+    """Podman on a lab's node, with the image under test."""
+    archive = tmp_path_factory.mktemp("image") / "image.tar"
+    engine.docker("save", "--output", str(archive), IMAGE)
     with Lab() as lab, Podman(lab) as runtime:
         runtime.load(archive)
+        archive.unlink()
         yield runtime
 
 
@@ -78,7 +70,7 @@ def judge(node: Podman) -> Iterator[PodJudge]:
 @pytest.fixture(scope="module")
 def manifest(node: Podman) -> dict[str, Any]:
     """pod.yaml for this podman, with an application that makes traffic."""
-    pod = with_tun(for_podman(manifests.load("pod.yaml")), ["init-wg", "init-wg-watchdog"])
+    pod = for_podman(userspace(manifests.load("pod.yaml")))
     web = node.lab.web.addresses
     resolvers = [*PUBLIC_DNS.values(), *CLUSTER_DNS.values()]
     script = f"WEB4, WEB6, RESOLVERS = {web[4]!r}, {web[6]!r}, {resolvers!r}\n{_TRAFFIC}"
@@ -132,6 +124,15 @@ def test_the_pod(node: Podman, judge: PodJudge, manifest: dict[str, Any]) -> Non
     played = node.play(manifest)
     assert played.returncode == 0, played.stderr + node.run("logs", INIT).stderr
     wait_until(tunnelled(node), "traffic through the tunnel")
+
+    # Whatever resolver is asked, the tunnel's answers.
+    elsewhere = {each.name: len(node.lab.queries(each)) for each in (node.lab.web, node.lab.service, node.lab.node)}
+    asked = len(node.lab.queries(node.lab.provider))
+    wait_until(lambda: len(node.lab.queries(node.lab.provider)) > asked + 4, "queries through the tunnel")
+    answered = {line.split()[1] for line in node.podman("logs", APP).splitlines() if line.startswith("dns")}
+    assert {*PUBLIC_DNS.values(), *CLUSTER_DNS.values()} <= answered
+    for each in (node.lab.web, node.lab.service, node.lab.node):
+        assert len(node.lab.queries(each)) == elsewhere[each.name], f"{each.name}'s resolver was asked"
 
     # In this order, and the application not before init-wg was done.
     first, app, watchdog = (node.inspect(name) for name in (INIT, APP, WATCHDOG))
