@@ -6,6 +6,7 @@ that nobody named.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -56,13 +57,18 @@ def choose(settings: Settings, pod: Pod, tunnel: Tunnel, service_host: str | Non
         chosen = without(PRIVATE, inside)
         return Bypass(prefixes(chosen), "bypass: all private networks")
     if word != "auto":
-        return Bypass(prefixes(_named(settings.bypass_cidrs, inside)), "bypass: as BYPASS_CIDRS says")
+        return Bypass(_named(settings.bypass_cidrs, tuple(inside)), "bypass: as BYPASS_CIDRS says")
     found = {network: why for network, why in _deduced(pod, service_host) if not _is_everything(network)}
     said = ", ".join(f"{network} ({why})" for network, why in found.items()) or "nothing"
     return Bypass(prefixes(without(found, inside)), f"bypass: {said}")
 
 
-def _named(text: str, inside: list[Address]) -> Iterable[Network]:
+@lru_cache(maxsize=1)  # a run compares several times, and the list may have thousands
+def _named(text: str, inside: tuple[Address, ...]) -> tuple[Network, ...]:
+    return prefixes(_parsed(text, inside))
+
+
+def _parsed(text: str, inside: tuple[Address, ...]) -> Iterable[Network]:
     for word in text.replace(",", " ").split():
         try:
             network = ip_network(word, strict=False)

@@ -9,10 +9,15 @@ import time
 LEVELS = ("debug", "info", "warning", "error")
 
 
+def enabled(level: str) -> bool:
+    """Would a line of this level be written?"""
+    threshold = os.environ.get("LOG_LEVEL", "info").lower()
+    return LEVELS.index(level) >= (LEVELS.index(threshold) if threshold in LEVELS else 1)
+
+
 def log(level: str, message: str) -> None:
     """Write one line. LOG_LEVEL and LOG_FORMAT come from the environment: errors are told before it is read."""
-    threshold = os.environ.get("LOG_LEVEL", "info").lower()
-    if LEVELS.index(level) < (LEVELS.index(threshold) if threshold in LEVELS else 1):
+    if not enabled(level):
         return
     message = " ".join(message.split())
     if os.environ.get("LOG_FORMAT", "text").lower() == "json":

@@ -16,6 +16,11 @@ PRIVATE = tuple(map(ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"
 LOCAL = (*PRIVATE, *map(ip_network, ("100.64.0.0/10", "169.254.0.0/16", "fe80::/10")))
 
 
+_BITS = {4: 32, 6: 128}
+_ADDRESS: dict[int, type[Address]] = {4: IPv4Address, 6: IPv6Address}
+_NETWORK: dict[int, type[Network]] = {4: IPv4Network, 6: IPv6Network}
+
+
 def is_local(network: Network) -> bool:
     """Does all of it lie in address space that is nobody's on the internet?"""
     return any(network.version == wide.version and network.subnet_of(wide) for wide in LOCAL)  # type: ignore[arg-type]
@@ -42,7 +47,7 @@ def without(networks: Iterable[Network], holes: Iterable[Address]) -> list[Netwo
 def merge(networks: Iterable[Network]) -> list[tuple[int, int, int]]:
     """Sorted, disjoint (version, first, last); what overlaps or touches is one, as nft's interval sets do it."""
     merged: list[tuple[int, int, int]] = []
-    for version, first, last in sorted((n.version, int(n[0]), int(n[-1])) for n in networks):
+    for version, first, last in sorted(map(_interval, networks)):
         if merged and merged[-1][0] == version and first <= merged[-1][2] + 1:
             merged[-1] = (version, merged[-1][1], max(last, merged[-1][2]))
         else:
@@ -59,16 +64,27 @@ def prefixes(networks: Iterable[Network]) -> tuple[Network, ...]:
     """The fewest prefixes that cover the same."""
     found: list[Network] = []
     for version, first, last in merge(networks):
-        kind = IPv4Address if version == 4 else IPv6Address
-        found += summarize_address_range(kind(first), kind(last))
+        size = last - first + 1
+        if _is_prefix(first, size):
+            found.append(_NETWORK[version]((first, _BITS[version] - size.bit_length() + 1)))
+        else:
+            found += summarize_address_range(_ADDRESS[version](first), _ADDRESS[version](last))
     return tuple(found)
 
 
 def _spell(version: int, first: int, last: int) -> str:
-    kind: type[Address] = IPv4Address if version == 4 else IPv6Address
-    size = last - first + 1
+    address, size = _ADDRESS[version], last - first + 1
     if size == 1:
-        return str(kind(first))
-    if size & (size - 1) == 0 and first % size == 0:
-        return f"{kind(first)}/{(32 if version == 4 else 128) - size.bit_length() + 1}"
-    return f"{kind(first)}-{kind(last)}"
+        return str(address(first))
+    if _is_prefix(first, size):
+        return f"{address(first)}/{_BITS[version] - size.bit_length() + 1}"
+    return f"{address(first)}-{address(last)}"
+
+
+def _interval(network: Network) -> tuple[int, int, int]:
+    first = int(network.network_address)
+    return network.version, first, first + (1 << (network.max_prefixlen - network.prefixlen)) - 1
+
+
+def _is_prefix(first: int, size: int) -> bool:
+    return size & (size - 1) == 0 and first % size == 0

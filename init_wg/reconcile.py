@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from init_wg import apply, bypass, desired, killswitch, lockdown, log, names, netlink, nft
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Rounds of observe and apply until nothing differs. One does it; more only against something that interferes.
 ROUNDS = 4
+#: From so many routes on they are added together.
+BULK = 64
 
 
 class Goal(NamedTuple):
@@ -54,27 +57,45 @@ def converge(kernel: netlink.Socket, goal: Goal, seen: Observation) -> tuple[Obs
     it reads back different.
     """
     kind = preferred_kind(goal.settings, seen.state)
+    comparison = compare(goal, seen, kind)
     changed = False
     for number in range(ROUNDS):
-        comparison = compare(goal, seen, kind)
         if not comparison.steps:
-            break
-        if number == ROUNDS - 1:
-            _give_up(comparison)
+            return seen, changed
         if number == 0:
             log.info(comparison.explanation)
         try:
-            for step in comparison.steps:
-                log.debug(str(step))
-                apply.run(kernel, goal.settings, step)
-                changed |= step.action in ("configure", "link-up")
+            changed |= _apply(kernel, goal.settings, comparison.steps)
         except apply.NoKernelWireGuardError:
             log.info("the kernel has no WireGuard: using wireguard-go")
             kind = TUN
-            if step is comparison.steps[0]:
-                continue  # nothing has changed, so there is nothing to look at again
+            if comparison.steps[0].action == "create-link":  # nothing has changed, so there is nothing to look at again
+                comparison = _with_kind(comparison, seen, kind)
+                continue
         seen = observe(kernel, goal.settings.interface)
-    return seen, changed
+        comparison = compare(goal, seen, kind)
+    return _give_up(comparison)
+
+
+def _with_kind(comparison: Comparison, seen: Observation, kind: str) -> Comparison:
+    link = comparison.want.link
+    want = comparison.want._replace(link=link._replace(kind=kind) if link else None)
+    return comparison._replace(want=want, steps=plan(want, seen.state, comparison.sealed))
+
+
+def _apply(kernel: netlink.Socket, settings: Settings, steps: tuple[Step, ...]) -> bool:
+    """Run the steps in their order; returns whether WireGuard itself was changed."""
+    for bulk, group in groupby(steps, lambda step: step.action == "add-route"):
+        together = list(group)
+        if log.enabled("debug"):
+            for step in together:
+                log.debug(str(step))
+        if bulk and len(together) > BULK:
+            apply.run_many(kernel, together)
+            continue
+        for step in together:
+            apply.run(kernel, settings, step)
+    return any(step.action in ("configure", "link-up") for step in steps)
 
 
 def compare(goal: Goal, seen: Observation, kind: str, hole: Hole | None = None) -> Comparison:
