@@ -54,14 +54,14 @@ def listed() -> Iterator[Callable[[str], str]]:
         requests.close()
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(policy=build.policy(links=LINKS))
 def test_any_opened_kill_switch_is_listed_as_it_was_written(listed: Callable[[str], str], policy: Policy) -> None:
     text = killswitch.opened(policy)
     assert listed(text) == text
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     links=st.lists(st.sampled_from(LINKS), unique=True),
     hole=st.none() | st.builds(Hole, build.hosts(least=1), build.ports),

@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,7 @@ IMPURE_CALLS = {"open", "print", "input", "__import__", "exec", "eval"}
 PURE_ENOUGH = {("init_wg.plan", "init_wg.device"), ("init_wg.settings", "init_wg.log")}
 
 
+@cache
 def tree(module: str) -> ast.Module:
     return ast.parse(SOURCES[module].read_text())
 
@@ -57,6 +59,7 @@ def _imports(node: ast.AST, package: str, typing_too: bool) -> Iterator[str]:
         yield from _imports(child, package, typing_too)
 
 
+@cache
 def names(module: str) -> set[str]:
     """Every name, attribute and string in a module's code."""
     found = set()
