@@ -220,7 +220,7 @@ def test_an_endpoint_by_name_opens_a_hole_for_its_query_only(plain: Lab) -> None
     with Judge(plain, for_lab(plain, lookups=["vpn.example"])) as judge, Probes(plain) as probes:
         plain.init_wg("lockdown")
         judge.mark()
-        for _ in range(5):
+        for _ in range(2):
             plain.init_wg("up")
             probes.round(1)
             plain.pod.run(["ip", "link", "delete", "wg0"])
@@ -260,21 +260,20 @@ def start_over(lab: Lab, judge: Judge) -> None:
 
 
 def test_killed_after_every_step(sealed: Protected) -> None:
-    """SIGKILL after each step of the plan: nothing leaks then, nothing when the next `up` converges from there."""
+    """SIGKILL after one step, again and again: each run starts from what the last one left, and gets a step further."""
     lab, judge, probes = sealed
+    interrupted = [sys.executable, "-m", "tests.lab.interrupted", "up"]
     for step in range(1, 100):
-        interrupted = [sys.executable, "-m", "tests.lab.interrupted", "up"]
-        stopped = lab.pod.run(interrupted, env={**lab.pod_env, "INIT_WG_STOP_AFTER": str(step)}, check=False)
+        stopped = lab.pod.run(interrupted, env={**lab.pod_env, "INIT_WG_STOP_AFTER": "1"}, check=False)
+        probes.round(1)
+        verdict = judge.verdict()
+        assert not verdict.leaked, f"killed after step {step}: {verdict}"
         if stopped.returncode == 0:
             break
         assert stopped.returncode == -signal.SIGKILL, stopped.stderr
-        probes.round(1)
-        lab.init_wg("up")
-        assert lab.flows(), f"killed after step {step}"
-        verdict = judge.verdict()
-        assert not verdict.leaked, f"killed after step {step}: {verdict}"
-        start_over(lab, judge)
     assert step > 5, "there must be steps, and a way to stop after them"
+    assert lab.flows()
+    nothing_leaked(judge.verdict())
 
 
 def test_killed_at_random_instants(sealed: Protected) -> None:
@@ -285,7 +284,7 @@ def test_killed_at_random_instants(sealed: Protected) -> None:
     lab.init_wg("up")
     duration = time.monotonic() - started
     start_over(lab, judge)
-    for number in range(15):
+    for number in range(9):
         delay = chance.uniform(0, duration)
         process = lab.pod.popen([sys.executable, "-m", "init_wg", "up"], env=lab.pod_env)
         end = time.monotonic() + delay
