@@ -96,6 +96,18 @@ def test_ours_come_first(rendered: dict[str, str], name: str) -> None:
         assert sidecars == ([] if plain else [WATCHDOG]), "a native sidecar, where there are any"
 
 
+def test_one_key_one_pod(rendered: dict[str, str]) -> None:
+    """The example's workloads have a Secret each, one replica, and no second one beside it."""
+    workloads = [each for each in parse(rendered["example"]) if each["kind"] not in ("Namespace", "ConfigMap")]
+    secrets = [volume["secret"]["secretName"] for each in workloads for volume in pod_spec(each)["volumes"][:1]]
+    assert len(secrets) == len(set(secrets)) == 3
+    assert {each["spec"].get("replicas", 1) for each in workloads} == {1}
+    alone = {"Deployment": ("strategy", {"type": "Recreate"}), "CronJob": ("concurrencyPolicy", "Forbid")}
+    for each in workloads:
+        field, value = alone.get(each["kind"], ("replicas", 1))
+        assert each["spec"][field] == value
+
+
 def test_least_privilege(rendered: dict[str, str]) -> None:
     """Of the whole output: one capability, for our containers only, and nothing of the node's but /dev/net/tun."""
     for text in rendered.values():
