@@ -312,6 +312,7 @@ ENVIRONMENT: dict[str, tuple[dict[str, str], str]] = {
         ("ENABLE_BYPASS_ROUTES", "maybe"),
         ("ENABLE_DNS_CONFIG", "2"),
         ("DNS_MODE", "magic"),
+        ("CLUSTER_DOMAIN", "not a domain!"),
         ("VPN_INPUT_PORTS", "http"),
         ("VPN_INPUT_PORTS", "65536"),
         ("HANDSHAKE_TIMEOUT", "soon"),
