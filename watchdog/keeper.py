@@ -21,6 +21,7 @@ from watchdog.child import Child, Ended
 from watchdog.health import DEAD, HEALTHY, UNKNOWN, Health, Verdict
 from watchdog.policy import CONFIG, CONFIRM, DRIFT, PEER, START, VERIFY, Policy, Run
 from watchdog.probe import Probe
+from watchdog.remembered import Remembered
 from watchdog.server import Reply, Server, listen
 
 TYPE_CHECKING = False
@@ -83,6 +84,9 @@ class Keeper:
         #: Why the setup is not right, "" when it is; what the last failed run said.
         self._setup = "the setup has not run yet"
         self._bad_config = ""
+        self._remembered = Remembered()
+        self._run_files = 0
+        self._run_config = ""
         self._spawn_error = ""
         self._exit_failures = 0
         self._exit_words = ""
@@ -256,14 +260,25 @@ class Keeper:
     def _begin(self, run: Run) -> None:
         self._run_before = self._fingerprint()
         self.runs[run.why] = self.runs.get(run.why, 0) + 1
-        command = ("init_wg", "up", *(("--server", run.server) if run.server else ()))
+        self._run_files = facts.files(self._settings.config)
+        # While what is on disk is wrong, repairs use what worked; but another server can only be found on disk.
+        alone = run.server is None or len(self._servers) < 2
+        self._run_config = self._remembered.path if self._bad_config and alone else ""
+        server = os.path.basename(self._run_config) if self._run_config and run.server else run.server
+        command = ("init_wg", "up", *(("--server", server) if server else ()))
         timeout = RUN_TIMEOUT + max(1, len(self._servers)) * (self._settings.handshake_timeout + 10)
-        self._run = self._spawn(command, timeout, self._ended, quiet=run.why != START)
+        self._run = self._spawn(command, timeout, self._ended, quiet=run.why != START, config=self._run_config)
         if self._run is None:
             self._policy.finished(self._loop.now(), -1, None, None)
 
     def _spawn(
-        self, command: tuple[str, ...], timeout: float, ended: Callable[[Ended], None], *, quiet: bool = False
+        self,
+        command: tuple[str, ...],
+        timeout: float,
+        ended: Callable[[Ended], None],
+        *,
+        quiet: bool = False,
+        config: str = "",
     ) -> Child | None:
         """Start a Python module of ours. -P: never from the folder we happen to be in.
 
@@ -273,6 +288,8 @@ class Keeper:
         environment = dict(self._environment)
         if quiet and environment.get("LOG_LEVEL", "").lower() != "debug":
             environment["LOG_LEVEL"] = "warning"
+        if config:
+            environment["WG_CONFIG"] = config
         try:
             child = Child(self._loop, argv, environment, timeout, ended)
         except OSError as error:
@@ -304,6 +321,12 @@ class Keeper:
         """A run of the setup is over."""
         run, self._run = self._policy.running, None
         now = self._loop.now()
+        if ended.code == policy.WRONG_CONFIG and self._remembered.path and not self._run_config:
+            # The file was replaced by a bad one, and this run was the first to see it.
+            self._refuse_config(ended)
+            self._policy.finished(now, policy.DONE, None, None)
+            self._go()
+            return
         sys.stderr.write(ended.errors)
         if self._events:
             for each in self._events.sockets:
@@ -323,7 +346,18 @@ class Keeper:
                 log.warning(f"{_SLOWED}{self._who()}")
         self._authors.clear()
         self._observe_device(now)
+        if ended.code == policy.DONE:
+            self._remember()
         self._go()
+
+    def _remember(self) -> None:
+        """The server that is set up now, if its file is still the one that was read."""
+        path = self._settings.config
+        if self._run_config or facts.files(path) != self._run_files:
+            return
+        server = facts.current(self._servers, self._reading)
+        if server is not None:
+            self._remembered.take(f"{path}/{server.name}.conf" if os.path.isdir(path) else path, self._run_files)
 
     def _tell(self, run: Run, *, changed: bool, seconds: float) -> None:
         if run.why == CONFIRM and not changed:
@@ -402,10 +436,14 @@ class Keeper:
         if ended.code == policy.DONE:
             self._apply_config()
             return
-        self._bad_config = _sentence(ended)
-        sys.stderr.write(ended.errors)
-        log.error("the new configuration is not applied; what is set up stays")
+        self._refuse_config(ended)
         self._publish()
+
+    def _refuse_config(self, ended: Ended) -> None:
+        known, self._bad_config = self._bad_config, _sentence(ended)
+        if self._bad_config != known:
+            sys.stderr.write(ended.errors)
+            log.error("the new configuration is not applied; what is set up stays")
 
     def _apply_config(self) -> None:
         self._bad_config = ""
@@ -532,7 +570,7 @@ class Keeper:
             "implementation": values.implementation,
             "server": values.server,
             "servers": [server.name for server in self._servers],
-            "settled": self._policy.settled,
+            "settled": self._policy.settled and self._policy.idle,
             "repairing": self._policy.running.why if self._policy.running else None,
             "bad_configuration": self._bad_config or None,
             "exit_check": self._exit_words or None,

@@ -140,6 +140,11 @@ class Policy:
         return allowed
 
     @property
+    def idle(self) -> bool:
+        """Nothing runs, and nothing is due."""
+        return self.running is None and not self._due
+
+    @property
     def slowed(self) -> bool:
         """Something fights the repairs, so they wait."""
         return self.fights > FIGHT_FREE

@@ -12,10 +12,11 @@ import shutil
 import signal
 import sys
 
-from tests.bench.measures import BENCHMARKS
+from tests.bench import measures, resident
 from tests.lab.lab import LabError, missing
 
-TOOLS = ("iperf3",)
+TOOLS = ("iperf3", "wrk")
+BENCHMARKS = {**measures.BENCHMARKS, **resident.RESIDENT}
 
 
 def main() -> int:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import watchdog
+from watchdog.remembered import Remembered
 from watchdog.server import listen
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -122,3 +123,23 @@ def fetch(port: int, path: str) -> tuple[int, str]:
 def resident(pid: int) -> int:
     text = Path(f"/proc/{pid}/status").read_text()
     return next(int(line.split()[1]) for line in text.splitlines() if line.startswith("VmRSS:"))
+
+
+def test_a_remembered_file_is_readable_by_a_child_and_gone_when_closed(tmp_path: Path) -> None:
+    file = tmp_path / "wg0.conf"
+    file.write_text("[Interface]\n")
+    remembered = Remembered()
+    assert remembered.path == ""
+    remembered.take(str(file), 1)
+    file.write_text("something else\n")
+    remembered.take(str(file), 1)  # the same version as far as anybody knows
+    path = remembered.path
+    assert subprocess.run(["cat", path], capture_output=True, text=True, check=True).stdout == "[Interface]\n"
+    assert Path(path).stat().st_mode & 0o777 == 0o600
+    (tmp_path / "wg0.address").write_text("10.0.0.2/32\n")
+    remembered.take(str(file), 2)
+    assert remembered.path == "", "one file alone would be half of it"
+    remembered.take(str(tmp_path / "absent.conf"), 3)
+    remembered.close()
+    assert remembered.path == ""
+    assert not Path(path).exists()

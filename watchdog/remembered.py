@@ -1,0 +1,49 @@
+"""The server's file that works, kept in memory: repairs go on while the one on disk is wrong.
+
+In an anonymous memory file, which nobody without this process's own privileges can open, and which ends with it;
+copied by the kernel, so that the key is never in this program's own memory.
+"""
+
+from __future__ import annotations
+
+import os
+
+from watchdog.loop import close_quietly
+
+_LARGEST = 1 << 20
+
+
+class Remembered:
+    """At most one file."""
+
+    def __init__(self) -> None:
+        self._fd = -1
+        self._version = 0
+
+    @property
+    def path(self) -> str:
+        """Where a child of ours finds it; "" when there is none."""
+        return f"/proc/{os.getpid()}/fd/{self._fd}" if self._fd >= 0 else ""
+
+    def take(self, path: str, version: int) -> None:
+        """Copy this file, unless this version of it is here already. A file that leans on another is left out."""
+        if version == self._version:
+            return
+        self.close()
+        if os.path.exists(path.removesuffix(".conf") + ".address"):
+            return
+        copy = os.memfd_create("config", os.MFD_CLOEXEC)
+        try:
+            os.fchmod(copy, 0o600)
+            with open(path, "rb", buffering=0) as file:
+                os.sendfile(copy, file.fileno(), 0, _LARGEST)
+        except OSError:
+            close_quietly(copy)
+            return
+        self._fd, self._version = copy, version
+
+    def close(self) -> None:
+        """Forget it."""
+        if self._fd >= 0:
+            close_quietly(self._fd)
+        self._fd, self._version = -1, 0
