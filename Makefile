@@ -5,7 +5,7 @@ BENCH_TOOLS := iperf3 wrk
 # One package per line, with comments.
 KERNEL_TOOLS = $(shell sed 's/\#.*//' tests/kernel/packages.txt)
 
-.PHONY: demo test test-unit check bench clean
+.PHONY: demo test test-unit check bench chaos clean
 
 # What leaves a pod without, with init-wg and with wg-quick, judged on its node. Root; under a minute.
 demo:
@@ -29,6 +29,11 @@ check: .venv/.prepared
 bench:
 	@tests/prepare.sh $(TOOLS) $(BENCH_TOOLS)
 	@$(PY) -m tests.bench $(BENCH)
+
+# Root. Random faults, two at a time, and the watchdog. CHAOS="--faults 1000 --seed 1", or --seconds.
+chaos:
+	@tests/prepare.sh $(TOOLS)
+	@$(PY) -m tests.netns.chaos $(CHAOS)
 
 clean:
 	rm -rf .venv .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
