@@ -29,10 +29,10 @@ FORWARDER_PORT, FORWARDER_SOURCE = 10053, "127.0.0.54"
 _ADMITTED = "0x08000000"
 _DNS = "meta l4proto { tcp, udp } th dport 53"
 _NFPROTO = {"ip": "ipv4", "ip6": "ipv6"}
-# The four message types of the WireGuard protocol (whitepaper, section 5.4): a type byte and three zero bytes.
 # True for every packet that a routing look-up has sent here, for want of a better word: the expression reads the
 # realm of the packet's route and matches nothing if it has none, as a frame from AF_PACKET, whatever its mark.
 _ROUTED = "meta rtclassid != 4294967295"
+# The four message types of the WireGuard protocol (whitepaper, section 5.4): a type byte and three zero bytes.
 _WIREGUARD_MESSAGE = "@th,64,32 { 0x1000000, 0x2000000, 0x3000000, 0x4000000 }"
 
 

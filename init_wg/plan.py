@@ -72,7 +72,7 @@ def _ruleset(want: str, have: str) -> list[Step]:
     if want == have:
         return []
     if not want:
-        return [Step("unload", None, "kill-switch", "none (ENABLE_KILL_SWITCH=false)", "loaded")]
+        return [Step("unload", None, "kill-switch", "none", "loaded")]
     return [Step("load", want, "kill-switch", "as designed", _difference(want, have))]
 
 
@@ -80,14 +80,24 @@ def _difference(want: str, have: str) -> str:
     """The first line that is not as it should be; a ruleset has no secrets."""
     if not have:
         return "none"
-    wanted, found = want.splitlines(), have.splitlines()
+    wanted, found = _by_chain(want), _by_chain(have)
     for line in found:
         if line not in wanted:
-            return f"a line of its own: {line.strip()}"
+            return f"a line of its own: {line}"
     for line in wanted:
         if line not in found:
-            return f"it without: {line.strip()}"
+            return f"it without: {line}"
     return "its lines in another order"
+
+
+def _by_chain(ruleset: str) -> list[str]:
+    """Every line with the chain it is in."""
+    lines, chain = [], ""
+    for line in map(str.strip, ruleset.splitlines()):
+        if line.startswith("chain "):
+            chain = line.split()[1]
+        lines.append(f"{line} (chain {chain})" if line not in ("", "}") and not line.endswith("{") else line)
+    return lines
 
 
 def _removals(want: State, have: State) -> Iterator[Step]:

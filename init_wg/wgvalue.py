@@ -181,8 +181,6 @@ def _usable(ip: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
     """An address that one machine at this or the far end of a tunnel can have."""
     if ip.is_loopback:
         raise BadValueError("has a loopback address, which never leaves the pod: use the one your provider gave")
-    if isinstance(ip, IPv6Address) and ip.ipv4_mapped:
-        raise BadValueError("has an IPv4 address dressed as IPv6 (::ffff:...): write it as IPv4")
     return _remote(ip)
 
 
@@ -192,6 +190,8 @@ def _remote(ip: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
         raise BadValueError("has a multicast address, which no single machine can have: use the one your provider gave")
     if ip.is_unspecified or (ip.version == 4 and ip.packed[0] == 0):
         raise BadValueError("has an address that means 'none' (0.x.x.x or ::): use the one your provider gave")
+    if ip.version == 6 and int(ip) >> 32 in (0, 0xFFFF) and not ip.is_loopback:  # ::a.b.c.d and ::ffff:a.b.c.d
+        raise BadValueError("has an IPv4 address dressed as IPv6 (::ffff:...): write it as IPv4")
     if ip.packed == b"\xff\xff\xff\xff":
         raise BadValueError("has the broadcast address: use the one your provider gave")
     return ip

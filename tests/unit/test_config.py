@@ -22,8 +22,8 @@ import pytest
 import wgconfig
 
 from init_wg.config import Endpoint, Tunnel, load, servers
-from init_wg.secret import Secret
 from init_wg.errors import ConfigError
+from init_wg.secret import Secret
 
 CONFIGS = Path(__file__).parent / "configs"
 
