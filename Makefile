@@ -1,9 +1,12 @@
 # Every target does its own set-up on a fresh machine (root and apt for what needs the network).
 PY := .venv/bin/python
-TOOLS := python3-venv nftables iproute2 wireguard-go wireguard-tools tcpdump iputils-ping procps
+TOOLS := nftables dnsmasq-base iproute2 wireguard-go wireguard-tools tcpdump iputils-ping procps
 BENCH_TOOLS := iperf3 wrk
 # One package per line, with comments.
 KERNEL_TOOLS = $(shell sed 's/\#.*//' tests/kernel/packages.txt)
+CONTAINER_TOOLS = $(filter-out $(OWN_DOCKER),$(shell sed 's/\#.*//' tests/containers/packages.txt tests/containers/packages-podman.txt))
+# Debian's would replace another one that is there.
+OWN_DOCKER = $(if $(shell command -v dockerd),docker.io)
 
 .PHONY: demo test test-unit check bench chaos clean
 
@@ -13,7 +16,7 @@ demo:
 	@$(PY) -m tests.demo
 
 test:
-	tests/prepare.sh $(TOOLS) $(KERNEL_TOOLS)
+	tests/prepare.sh $(TOOLS) $(KERNEL_TOOLS) $(CONTAINER_TOOLS)
 	$(PY) -m pytest
 
 # The pure parts: no root, any system with Python.

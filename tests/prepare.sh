@@ -4,6 +4,9 @@
 set -eu
 cd "$(dirname "$0")/.."
 
+# Debian's python3 can make no environment without this; others can.
+python3 -c 'import ensurepip' 2>/dev/null || set -- "$@" python3-venv
+
 missing=
 for package in "$@"; do
 	[ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing="$missing $package"
@@ -21,9 +24,10 @@ fi
 
 stamp=.venv/.prepared
 if [ ! -e "$stamp" ] || [ pyproject.toml -nt "$stamp" ] || [ constraints.txt -nt "$stamp" ]; then
-	# Debian's python3 has venv only with python3-venv; a Python built from source has it at once.
 	python3 -m venv .venv 2>/dev/null || { rm -rf .venv; python3 -m pip install -q --user --break-system-packages virtualenv; python3 -m virtualenv -q .venv; }
+	# compat: a path, and no finder that every start has to import; nor the one that setuptools would leave behind.
 	.venv/bin/pip install -q --disable-pip-version-check -c constraints.txt --config-settings editable_mode=compat -e '.[dev]'
+	.venv/bin/pip uninstall -q -y setuptools 2>/dev/null || true
 	touch "$stamp"
 fi
 # Also where PYTHONDONTWRITEBYTECODE is set: compiling at every start costs more than the set-up itself.
