@@ -153,7 +153,13 @@ def review(text: str, tunnel: str, uplink: str, *, hole: bool) -> None:
         name: hook for name, hook in BASE.items() if name in seen
     }
     assert {"output", "input", "forward", "refuse"} <= set(seen)
-    assert seen["forward"] == [BASE["forward"]]
+    assert seen["forward"] == [BASE["forward"], "drop"]
+    # The policy is not enough while rules are replaced: each hook's last word is a verdict.
+    last = {"output": "jump refuse", "forward": "drop", "leaving": "counter drop", "egress": "counter drop"}
+    assert {name: seen[name][-1] for name in last if name in seen} == {
+        name: last[name] for name in last if name in seen
+    }
+    assert seen["input"][-1] == "drop" or seen["input"][-1].endswith(" jump admit")
     assert seen["output"][-1] == "jump refuse"
     for name in ("refuse", "refuse_name", "replies", "names", "sources"):
         assert not any(re.search(r"\baccept\b", line) for line in seen.get(name, [])[name in BASE :])
@@ -175,7 +181,7 @@ def review(text: str, tunnel: str, uplink: str, *, hole: bool) -> None:
         accepts = [line for line in seen["egress"][1:] if "accept" in line or "jump" in line]
         assert accepts[-1] in ("meta rtclassid != 4294967295 jump routed", "jump routed")
         asked = rf"arp operation request arp daddr ip {ANY} accept"
-        arp = ["ether type arp accept"], ["arp operation reply accept"]  # when sealed, and with nobody to ask for
+        arp = ["ether type arp accept"], ["arp operation reply accept"]  # for a query while sealed; with nobody to ask
         assert accepts[:-1] in arp or (
             accepts[0] == arp[1][0] and re.fullmatch(asked, accepts[1]) and len(accepts) == 3
         )
