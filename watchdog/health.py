@@ -76,6 +76,7 @@ class Health:
         self._sent: float | None = None  # when data went out, the first since something came in
         self._question: float | None = None  # when we asked, the first time since something came in
         self._questions = 0
+        self._tried = False  # whether this peer was asked at all
 
     def look(self, now: float, wall: float, peer: PeerFacts | None) -> Verdict:
         """Take the present facts in and judge. `wall`: the wall clock, for the age of a first handshake."""
@@ -94,6 +95,7 @@ class Health:
     def asked(self, now: float) -> None:
         """A question was sent through the tunnel."""
         self._questions += 1
+        self._tried = True
         if self._question is None:
             self._question = now
 
@@ -105,7 +107,8 @@ class Health:
         """When the next question is due, if nothing is heard before."""
         if self._question is not None:
             return self._question + self._questions * ASK_AGAIN
-        return self._since if self._heard is None else self._heard + ASK_AFTER
+        # The first question comes at once: so it is known how soon this peer answers before that matters.
+        return self._since if self._heard is None or not self._tried else self._heard + ASK_AFTER
 
     @property
     def heard_at(self) -> float | None:

@@ -39,6 +39,7 @@ FAULTS: Mapping[str, Act] = {
     "wireguard-go killed": kill_daemon,
 }
 ASK_EVERY = 0.002
+SILENCE_AFTER = (2.0, 3.1, 4.3, 5.7)  # seconds after the last change: a peer asks nobody when it may die
 LIMIT = 20.0
 
 
@@ -154,6 +155,7 @@ def peer(rounds: int) -> None:
             here, there = (lab.provider, lab.provider2) if number % 2 == 0 else (lab.provider2, lab.provider)
             progress(f"round {number + 1} of {rounds}")
             wait_until(partial(arrives_from, lab, here), "the provider's turn")
+            time.sleep(SILENCE_AFTER[number % len(SILENCE_AFTER)])
             here.silence()
             started = time.monotonic()
             wait_until(lambda: watchdog.ask().startswith("503"), "red")

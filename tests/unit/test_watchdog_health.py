@@ -99,12 +99,19 @@ def test_an_idle_tunnel_whose_peer_answers_no_question_is_healthy_too() -> None:
     assert set(World(answers=False).run(4 * 3600)) == {HEALTHY}
 
 
-def test_questions_are_asked_only_when_the_peer_is_quiet() -> None:
+def test_a_peer_that_falls_silent_right_after_the_start_is_doubted_soon() -> None:
+    world = World()
+    world.lives = False
+    assert world.until(DOUBTFUL) <= 7
+    assert world.until(DEAD) <= 9
+
+
+def test_after_the_first_questions_are_asked_only_when_the_peer_is_quiet() -> None:
     world = World()
     for _ in range(60):
         world.run(1)
         world.change(received=1400)
-    assert world.questions == []
+    assert world.questions == [1000.0], "the first one learns how soon this peer answers"
 
 
 def test_a_silent_peer_is_doubtful_within_seven_seconds_and_dead_within_fifteen() -> None:
