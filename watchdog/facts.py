@@ -138,12 +138,13 @@ def sealed() -> bool:
     return True
 
 
-def refused() -> tuple[int, ...]:
-    """Packets that the kill-switch refused, by its rules in their order: TCP, then everything else.
+def counters(chain: str) -> tuple[int, ...]:
+    """Packets counted by a chain of the kill-switch, by its rules in their order; () when there is none.
 
-    The counters of the chain "refuse", read as nft does (NFTA_RULE_EXPRESSIONS, "counter").
+    "refuse": all that was refused, TCP and then everything else; "refuse_name": DNS among it; "names": queries that
+    were redirected. Read as nft does (NFTA_RULE_EXPRESSIONS, "counter"). Raises OSError.
     """
-    body = bytes([_INET, 0, 0, 0]) + _attribute(1, TABLE + b"\0") + _attribute(2, b"refuse\0")
+    body = bytes([_INET, 0, 0, 0]) + _attribute(1, TABLE + b"\0") + _attribute(2, chain.encode() + b"\0")
     try:
         with Socket(_NETLINK_NETFILTER) as kernel:
             rules = kernel.dump(_NFTABLES | _GET_RULES, body)
@@ -152,7 +153,7 @@ def refused() -> tuple[int, ...]:
     counted = []
     for rule in rules:
         found = attributes(rule, 4)
-        if text(found.get(2, b"")) != "refuse" or text(found.get(1, b"")) != TABLE.decode():
+        if text(found.get(2, b"")) != chain or text(found.get(1, b"")) != TABLE.decode():
             continue  # kernels before 5.8 ignore the chain in the question
         for _, expression in attribute_list(found.get(4, b"")):
             parts = attributes(expression)

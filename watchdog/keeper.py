@@ -18,6 +18,7 @@ from init_wg import __version__, log
 from init_wg.errors import InitWgError
 from watchdog import events, facts, metrics, policy
 from watchdog.child import Child, Ended
+from watchdog.forwarder import Forwarder
 from watchdog.health import DEAD, HEALTHY, UNKNOWN, Health, Verdict
 from watchdog.policy import CONFIG, CONFIRM, DRIFT, PEER, START, VERIFY, Policy, Run
 from watchdog.probe import Probe
@@ -67,6 +68,7 @@ class Keeper:
         self._health = Health()
         self._kernel = facts.Kernel(settings.interface)
         self._probe = Probe(loop, settings.interface, self._answered)
+        self._forwarder = Forwarder(loop, self._spawn)
         self._events: events.Events | None = None
         self._server: Server | None = None
         self._children: dict[int, Child] = {}
@@ -337,6 +339,10 @@ class Keeper:
         self._policy.finished(now, ended.code, self._run_before, after)
         if ended.code == policy.DONE:
             self._setup = ""
+            if changed and run and run.why != DRIFT:
+                self._forwarder.renew()  # perhaps another server, with another resolver
+            else:
+                self._forwarder.ensure()
             if run:
                 self._tell(run, changed=changed, seconds=now - (noticed or now - ended.seconds))
         else:
@@ -533,9 +539,10 @@ class Keeper:
         reading = self._kernel_reading()
         server = facts.current(self._servers, reading)
         try:
-            sealed, refused = facts.sealed(), facts.refused()
+            sealed, refused = facts.sealed(), facts.counters("refuse")
+            queries: tuple[int, ...] = sum(facts.counters("names")), sum(facts.counters("refuse_name"))
         except OSError:
-            sealed, refused = None, ()
+            sealed, refused, queries = None, (), ()
         return metrics.Values(
             version=__version__,
             python=sys.version.split()[0],
@@ -545,6 +552,7 @@ class Keeper:
             up=bool(self._up),
             sealed=sealed,
             refused=refused,
+            queries=queries,
             peers=facts.peers(reading),
             runs=self.runs,
             repairs=self.repairs,
@@ -578,6 +586,12 @@ class Keeper:
             "failed_repairs": values.failed_repairs,
             "failovers": values.failovers,
             "refused_packets": dict(zip(("tcp", "other"), values.refused, strict=False)),
+            "dns": {
+                "mode": self._environment.get("DNS_MODE", "").strip().lower() or "tunnel",
+                "resolvers": server.resolvers if (server := facts.current(self._servers, self._reading)) else (),
+                "forwarder": self._forwarder.running,
+                "queries": dict(zip(("redirected", "refused"), values.queries, strict=False)),
+            },
             "peers": [peer._asdict() for peer in values.peers],
             "version": values.version,
         }

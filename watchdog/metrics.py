@@ -55,6 +55,7 @@ class Values(NamedTuple):
     up: bool
     sealed: bool | None
     refused: tuple[int, ...]
+    queries: tuple[int, ...]  # redirected, refused
     peers: tuple[PeerMetrics, ...]
     runs: Mapping[str, int]
     repairs: Mapping[str, int]
@@ -100,6 +101,9 @@ def render(values: Values) -> str:
     family("init_wg_refused_packets_total", "counter", "Packets that the kill-switch refused.",
            [({"protocol": protocol}, count)
             for protocol, count in zip(("tcp", "other"), values.refused, strict=False)])  # fmt: skip
+    family("init_wg_dns_queries_total", "counter", "DNS queries that the kill-switch redirected or refused.",
+           [({"result": result}, count)
+            for result, count in zip(("redirected", "refused"), values.queries, strict=False)])  # fmt: skip
     family("init_wg_http_connections", "gauge", "Open connections to the health endpoint.",
            [({}, values.connections)])  # fmt: skip
     family("process_start_time_seconds", "gauge", "When the watchdog started, in Unix time.",

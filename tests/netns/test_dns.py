@@ -265,10 +265,8 @@ def test_a_thousand_queries_at_once(split: Stack) -> None:
 
 def test_names_fail_without_the_forwarder_and_come_back_with_it() -> None:
     with stack("split") as here:
-        forwarders = here.lab.pod.run(["pidof", "dnsmasq"]).stdout.split()
-        mine = [pid for pid in forwarders if here.lab.pod.ok(["test", "-e", f"/proc/{pid}"]) and in_pod(here, pid)]
-        assert len(mine) == 1
-        here.lab.pod.run(["kill", "-KILL", *mine])
+        (forwarding,) = forwarders(here)
+        here.lab.pod.run(["kill", "-KILL", forwarding])
         wait_until(lambda: ask(here, "127.0.0.1", NAME, port=10053, timeout=0.2) is None, "the forwarder is gone")
         before = counts(here)
         for where, family in EVERYWHERE:
@@ -278,6 +276,34 @@ def test_names_fail_without_the_forwarder_and_come_back_with_it() -> None:
         with forwarder(here):
             assert ask(here, CLUSTER_DNS[4], NAME) == [ADDRESS]
         assert not here.judge.verdict().leaked
+
+
+def test_the_watchdog_keeps_the_forwarder() -> None:
+    """Started with the setup, started again when it is killed, gone with the watchdog; and never a leak."""
+    with Lab(rp_filter=1) as lab, Judge(lab, for_lab(lab, lookups=[SERVICE])) as judge:
+        here = Stack(lab, judge, "split")
+        lab.zone({NAME: [ADDRESS], SERVICE: [CLUSTER_IP]})
+        lab.init_wg("lockdown")
+        judge.mark()
+        watchdog = lab.pod.popen([sys.executable, "-m", "watchdog"], env=environment(here))
+        try:
+            resolves = "cluster names resolve"
+            wait_until(lambda: ask(here, CLUSTER_DNS[4], SERVICE, timeout=0.5) == [CLUSTER_IP], resolves)
+            assert ask(here, CLUSTER_DNS[4], NAME) == [ADDRESS]
+            (forwarding,) = forwarders(here)
+            lab.pod.run(["kill", "-KILL", forwarding])
+            wait_until(lambda: forwarders(here) not in ([], [forwarding]), "another forwarder runs")
+            wait_until(lambda: ask(here, CLUSTER_DNS[4], SERVICE, timeout=0.5) == [CLUSTER_IP], resolves)
+        finally:
+            watchdog.terminate()
+            watchdog.wait()
+        assert forwarders(here) == []
+        assert not judge.verdict().leaked
+
+
+def forwarders(here: Stack) -> list[str]:
+    """The process numbers of the pod's own."""
+    return [pid for pid in here.lab.pod.run(["pidof", "dnsmasq"], check=False).stdout.split() if in_pod(here, pid)]
 
 
 def in_pod(here: Stack, pid: str) -> bool:
