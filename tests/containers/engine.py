@@ -180,10 +180,13 @@ class Engine:
             return ""
 
     def _sweep(self) -> None:
-        """Remove containers and networks, whoever left them; the images stay."""
+        """Remove containers and networks, whoever left them. The latest images stay, and what builds the next ones."""
         if containers := self.docker("ps", "-aq").split():
             self.docker("rm", "-f", "-v", *containers)
         self.docker("network", "prune", "-f")
+        self.docker("volume", "prune", "-f")
+        self.docker("image", "prune", "-f")
+        self.docker("builder", "prune", "-f", "--keep-storage", "1GB")
 
     # --- commands --------------------------------------------------------------------------------------------------
 
