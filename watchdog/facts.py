@@ -23,8 +23,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from init_wg.device import Reading
     from init_wg.state import Peer
+    from init_wg.wireguard import Reading
 
 # linux/rtnetlink.h, linux/netfilter/nf_tables.h
 _GET_LINK, _GET_ADDRESS, _GET_ROUTE, _GET_RULE = 18, 22, 26, 34

@@ -29,7 +29,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from init_wg.device import Reading
+    from init_wg.wireguard import Reading
     from watchdog.events import Author
     from watchdog.facts import Fingerprint
     from watchdog.loop import Loop, Timer

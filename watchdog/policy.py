@@ -25,6 +25,8 @@ CONFIRM_AFTER = 0.3
 #: A change so soon after a repair is somebody fighting it. So many in a row are borne, then each waits twice as
 #: long as the one before, up to the cap.
 FIGHT_WITHIN, FIGHT_FREE, FIGHT_FIRST, FIGHT_CAP = 0.5, 5, 0.25, 10.0
+#: Right after a wait of so long: the fight is over.
+FIGHT_OVER = 2.0
 #: Failed runs: the first is repeated after so many seconds, each further one after twice as many, up to the cap.
 RETRY_FIRST, RETRY_CAP = 1.0, 30.0
 #: A change that comes while failed runs wait is looked at, but not more often than this.
@@ -50,6 +52,7 @@ class Policy:
         self.failures = self.fights = 0
         self._seen: Fingerprint | None = None
         self._ended = now
+        self._waited = 0.0  # between the last run and this one
         self._due: dict[str, tuple[float, Run]] = {START: (now, Run(START))}
 
     # --- what happened ---------------------------------------------------------------------------------------------
@@ -101,6 +104,8 @@ class Policy:
         self.failures = 0
         self._due.pop(RETRY, None)
         self.settled = steady
+        if steady and self._waited >= FIGHT_OVER:
+            self.fights = 0
         if not steady:
             delay = CONFIRM_AFTER
             if run and run.why == CONFIRM:  # somebody changed something just then, or still does
@@ -120,7 +125,7 @@ class Policy:
                 # Every run does the whole work, whatever called for it.
                 kept = {PEER, VERIFY} - {why} if run.server is None else set()
                 self._due = {each: value for each, value in self._due.items() if each in kept}
-                self.running = run
+                self.running, self._waited = run, now - self._ended
                 return run
         return None
 

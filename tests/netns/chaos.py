@@ -26,7 +26,7 @@ from typing import NamedTuple, Self
 
 from tests.lab import reaper
 from tests.lab.faults import FAULTS, FORGED, RA_PREFIX, Fault, state_of
-from tests.lab.judge import Judge
+from tests.lab.judge import Judge, Leak
 from tests.lab.lab import Lab, LabError, Member, missing, wait_until
 from tests.lab.probes import Probes
 
@@ -36,6 +36,8 @@ BOUND, BOUND_PEER = 20.0, 60.0
 PEER = frozenset({"peer-silent", "peer-with-another-key"})
 #: What each of these takes away is the other layer's only support.
 TOGETHER = ({"killswitch-deleted", "killswitch-policy-accept"}, {"gate-deleted", "second-uplink"})
+#: Seconds after which the kernel gives up to find a neighbour, and drops what waits for it: three questions.
+NEIGHBOUR = 4.0
 #: KiB by which the watchdog may grow, whatever happens.
 GROWTH = 1024
 #: Seconds after which a change is no part of a fight any more.
@@ -242,8 +244,7 @@ class Chaos:
         seconds = time.monotonic() - started
         verdict = self.judge.verdict()
         leaks = [leak for leak in verdict.leaks if leak.kind not in spares]
-        self.probes.round(1)
-        leaks += self.judge.verdict().leaks if well else []
+        leaks += self.after(spares) if well else []
         if leaks:
             self.problem(f"{names}: leaked {len(leaks)}: {leaks[0]}")
             self.outcome = self.outcome._replace(leaked=self.outcome.leaked + len(leaks))
@@ -254,6 +255,15 @@ class Chaos:
         # Else the next fault would often come so soon that it looks like a fight, which is repaired more slowly.
         self.pause(self.chance.uniform(0.0, 1.5))
         return True
+
+    def after(self, spares: frozenset[str]) -> list[Leak]:
+        """Nothing leaves any more. But what was let out by a fault may still wait for its neighbour, seconds long."""
+        end = time.monotonic() + NEIGHBOUR
+        while True:
+            self.probes.round(1)
+            leaks = self.judge.verdict().leaks
+            if not leaks or time.monotonic() > end or any(leak.kind not in spares for leak in leaks):
+                return leaks
 
     def run(self, faults: int | None, seconds: float | None) -> Outcome:
         """Until so many faults were made, or so much time has passed."""

@@ -181,7 +181,13 @@ def test_who_fights_it_is_named_and_repairs_are_slowed_down(kept: Kept) -> None:
     well_again(kept, before)
     nothing_leaked(judge.verdict())
     assert watchdog.runs() > runs
-    time.sleep(chaos.CALM)  # so that the next fault is not taken for more of the same
+    calm(watchdog)
+
+
+def calm(watchdog: Watchdog) -> None:
+    """Until the next fault is not taken for more of the same."""
+    watchdog.settle()
+    time.sleep(chaos.CALM)
 
 
 def test_it_adopts_wireguard_go(kept: Kept) -> None:
@@ -194,7 +200,7 @@ def test_it_adopts_wireguard_go(kept: Kept) -> None:
         (daemon,) = wireguard_daemons(lab)
         kill_daemon(lab)
         well_again(kept, before)
-        watchdog.settle()
+        calm(watchdog)
         (after,) = wireguard_daemons(lab)
         assert after != daemon
         assert after in watchdog.children()

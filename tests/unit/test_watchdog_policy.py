@@ -12,7 +12,10 @@ from watchdog.policy import (
     CONFIRM_AFTER,
     DRIFT,
     FIGHT_CAP,
+    FIGHT_FIRST,
     FIGHT_FREE,
+    FIGHT_OVER,
+    FOUGHT,
     PEER,
     RETRY,
     RETRY_CAP,
@@ -84,7 +87,7 @@ def test_a_change_during_the_confirmation_is_looked_at_again() -> None:
     policy.take(11)
     policy.finished(11.1, 0, RIGHT, BROKEN)  # the run saw it right; now it is not
     assert not policy.settled
-    assert policy.take(12) == Run(CONFIRM)
+    assert policy.take(11.1) == Run(CONFIRM), "no need to wait: this was no doing of ours"
 
 
 def test_who_fights_is_slowed_down_and_who_does_not_is_not() -> None:
@@ -105,6 +108,32 @@ def test_who_fights_is_slowed_down_and_who_does_not_is_not() -> None:
     policy.finished(now + 2, 0, RIGHT, RIGHT)
     policy.observed(now + 60, BROKEN)
     assert policy.take(now + 60)
+
+
+def test_a_fight_inside_one_run_counts_as_one_and_ends_when_all_was_quiet() -> None:
+    policy = settled()
+    now = 10.0
+    for _ in range(8):
+        policy.observed(now, BROKEN)
+        now = policy.wake_at() or now
+        assert policy.take(now)
+        policy.finished(now, FOUGHT, BROKEN, BROKEN._replace(firewall=int(now * 1000)))
+    assert policy.slowed
+    policy.observed(now, BROKEN)
+    waits = []
+    for _ in range(2):  # the rival has gone: one run repairs, the next one, a long wait later, finds all right
+        at = policy.wake_at()
+        assert at is not None
+        waits.append(at - now)
+        now = at
+        assert policy.take(now)
+        policy.finished(now, 0, RIGHT, RIGHT._replace(links=99) if len(waits) == 1 else RIGHT)
+    assert FIGHT_FIRST < waits[0] <= FIGHT_CAP
+    assert waits[1] >= FIGHT_OVER
+    assert policy.settled
+    assert not policy.slowed
+    policy.observed(now + 0.1, BROKEN)
+    assert policy.take(now + 0.1)
 
 
 def test_many_faults_a_second_apart_are_all_repaired_at_once() -> None:
