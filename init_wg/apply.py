@@ -6,7 +6,7 @@ import errno
 import os
 from typing import TYPE_CHECKING, Any
 
-from init_wg import device, killswitch, netlink, nft
+from init_wg import device, killswitch, netlink, nft, rtchange, wireguard_go
 from init_wg.errors import KernelError
 from init_wg.state import TUN
 
@@ -34,7 +34,7 @@ def run(kernel: netlink.Socket, settings: Settings, step: Step) -> None:
 
 def run_many(kernel: netlink.Socket, steps: list[Step]) -> None:
     """Routes that are added one after the other, together: ten thousand single ones take seconds."""
-    for step, code in zip(steps, netlink.add_routes(kernel, [step.item for step in steps]), strict=True):
+    for step, code in zip(steps, rtchange.add_routes(kernel, [step.item for step in steps]), strict=True):
         if code:
             _judge(step, OSError(code, os.strerror(code)))
 
@@ -51,10 +51,10 @@ _GONE = (errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL)
 
 def _create_link(kernel: netlink.Socket, settings: Settings, link: Any) -> None:
     if link.kind == TUN:
-        device.start_userspace(link.name)
+        wireguard_go.start(link.name)
         return
     try:
-        netlink.add_link(kernel, link.name, link.kind)
+        rtchange.add_link(kernel, link.name, link.kind)
     except OSError as error:
         if error.errno != errno.EOPNOTSUPP:
             raise
@@ -68,15 +68,15 @@ def _create_link(kernel: netlink.Socket, settings: Settings, link: Any) -> None:
 _ACTIONS: dict[str, Callable[[netlink.Socket, Settings, Any], None]] = {
     "load": lambda _, __, text: nft.load(killswitch.replacement(text)),
     "unload": lambda _, __, ___: nft.load(killswitch.removal()),
-    "delete-link": lambda kernel, _, link: netlink.delete_link(kernel, netlink.index(link.name)),
+    "delete-link": lambda kernel, _, link: rtchange.delete_link(kernel, netlink.index(link.name)),
     "create-link": _create_link,
     "configure": lambda _, settings, item: device.write(settings.interface, *item),
-    "set-mtu": lambda kernel, _, link: netlink.change_link(kernel, netlink.index(link.name), mtu=link.mtu),
-    "link-up": lambda kernel, _, link: netlink.change_link(kernel, netlink.index(link.name), up=True),
-    "add-address": lambda k, s, address: netlink.write_address(k, netlink.index(s.interface), address, add=True),
-    "delete-address": lambda k, s, address: netlink.write_address(k, netlink.index(s.interface), address, add=False),
-    "add-route": lambda k, _, route: netlink.write_route(k, route, add=True),
-    "delete-route": lambda k, _, route: netlink.write_route(k, route, add=False),
-    "add-rule": lambda k, _, rule: netlink.write_rule(k, rule, add=True),
-    "delete-rule": lambda k, _, rule: netlink.write_rule(k, rule, add=False),
+    "set-mtu": lambda kernel, _, link: rtchange.change_link(kernel, netlink.index(link.name), mtu=link.mtu),
+    "link-up": lambda kernel, _, link: rtchange.change_link(kernel, netlink.index(link.name), up=True),
+    "add-address": lambda k, s, address: rtchange.write_address(k, netlink.index(s.interface), address, add=True),
+    "delete-address": lambda k, s, address: rtchange.write_address(k, netlink.index(s.interface), address, add=False),
+    "add-route": lambda k, _, route: rtchange.write_route(k, route, add=True),
+    "delete-route": lambda k, _, route: rtchange.write_route(k, route, add=False),
+    "add-rule": lambda k, _, rule: rtchange.write_rule(k, rule, add=True),
+    "delete-rule": lambda k, _, rule: rtchange.write_rule(k, rule, add=False),
 }

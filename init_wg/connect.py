@@ -7,7 +7,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from init_wg import config, device, endpoints, lock, log, names, netlink, reconcile
+from init_wg import config, device, endpoints, lock, log, names, netlink, reconcile, wireguard
 from init_wg.errors import ConfigError, HandshakeError
 from init_wg.observe import Observation, observe
 from init_wg.reconcile import Comparison, Goal
@@ -129,7 +129,7 @@ def _connect(
             # A peer without an answer so far tries again only after REKEY_TIMEOUT, 5 s; a new one does at once.
             moved = {key for key, end in ends.items() if end != sets[number - 1].get(key)}
             again = frozenset(peer for peer in seen.state.device.peers if peer.public_key in moved)
-            renewal = device.renewal(seen.state.device._replace(peers=again))
+            renewal = wireguard.renewal(seen.state.device._replace(peers=again))
             device.write(settings.interface, seen.state.link.kind, renewal)
         try:
             if changed:
@@ -163,7 +163,7 @@ def _demand_proof(kernel: netlink.Socket, goal: Goal, seen: Observation, timeout
         _await_proof(kernel, goal, seen, time.time(), patience)
     except HandshakeError:
         if seen.state.link and seen.state.device:
-            device.write(goal.settings.interface, seen.state.link.kind, device.renewal(seen.state.device))
+            device.write(goal.settings.interface, seen.state.link.kind, wireguard.renewal(seen.state.device))
         _await_proof(kernel, goal, seen, time.time(), timeout - patience)
 
 

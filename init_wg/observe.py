@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from init_wg import device, netlink, nft
+from init_wg import device, netlink, nft, rtnetlink
 from init_wg.state import (
     DEFAULT_TABLE,
     INET,
@@ -29,7 +29,8 @@ from init_wg.state import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from init_wg.netlink import Snapshot
+    from init_wg.rtnetlink import Snapshot
+    from init_wg.wireguard import Traffic
 
 _KERNEL_RULES = frozenset(
     [Rule(family, PREFERENCE_KERNEL_MAIN, MAIN_TABLE) for family in (INET, INET6)]
@@ -42,12 +43,12 @@ class Observation(NamedTuple):
 
     kernel: Snapshot
     state: State
-    traffic: dict[str, device.Traffic]
+    traffic: dict[str, Traffic]
 
 
 def observe(kernel: netlink.Socket, interface: str) -> Observation:
     """Read everything that decides where packets go. Raises OSError and KernelError."""
-    snapshot = netlink.snapshot(kernel)
+    snapshot = rtnetlink.snapshot(kernel)
     found = next((i for i in snapshot.interfaces if i.name == interface), None)
     reading = device.read(interface, found.kind) if found else None
     state = State(
@@ -66,7 +67,7 @@ def observe(kernel: netlink.Socket, interface: str) -> Observation:
     return Observation(snapshot, state, reading.traffic if reading else {})
 
 
-def _counts(entry: netlink.InterfaceAddress) -> bool:
+def _counts(entry: rtnetlink.InterfaceAddress) -> bool:
     """The kernel gives a tun device an IPv6 link-local address by itself; nothing can be reached by it."""
     return entry.scope != SCOPE_LINK
 

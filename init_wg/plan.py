@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from init_wg import device
+from init_wg import wireguard
 from init_wg.state import DEFAULT, INET, TUN, WIREGUARD, Address, Link, Route, Rule, State
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def _interface(want: State, have: State, *, replaced: bool) -> Iterator[Step]:
         yield Step("delete-link", found, what, _kind(link.kind), kind)
     if found is None or replaced:
         yield Step("create-link", link, what, _kind(link.kind), "none")
-    difference = device.change(have.device, want.device)
+    difference = wireguard.change(have.device, want.device)
     if any(value for value in difference) or difference.fwmark is not None:
         yield Step(
             "configure", (link.kind, difference), f"WireGuard settings of {link.name}", *_settings(difference, have)
@@ -133,7 +133,7 @@ def _interface(want: State, have: State, *, replaced: bool) -> Iterator[Step]:
         yield Step("set-mtu", link, f"MTU of {link.name}", str(link.mtu), str(found.mtu) if found else "none")
 
 
-def _settings(difference: device.Change, have: State) -> tuple[str, str]:
+def _settings(difference: wireguard.Change, have: State) -> tuple[str, str]:
     """In words, and without keys."""
     if have.device is None:
         return f"{len(difference.peers)} peer(s)", "not configured"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from ipaddress import IPv4Interface, IPv6Interface
 
-    from init_wg.netlink import Snapshot
+    from init_wg.rtnetlink import Snapshot
 
 
 class Pod(NamedTuple):

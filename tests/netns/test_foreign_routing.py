@@ -12,18 +12,19 @@ import pytest
 #: Adds what a line says, deletes what is new since before, and answers: how much was new, how much is left of it.
 WORKER = """
 import json, os, sys
-from init_wg import netlink
+from init_wg import netlink, rtchange, rtnetlink
+from init_wg.state import Rule
 for line in sys.stdin:
     with netlink.Socket() as kernel:
         def now():
-            seen = netlink.snapshot(kernel)
+            seen = rtnetlink.snapshot(kernel)
             return {*seen.rules, *seen.routes}
         before = now()
         os.system("ip " + json.loads(line))
         added = now() - before
         problems = []
         for thing in added:
-            write = netlink.write_rule if isinstance(thing, netlink.Rule) else netlink.write_route
+            write = rtchange.write_rule if isinstance(thing, Rule) else rtchange.write_route
             try:
                 write(kernel, thing, add=False)
             except Exception as error:

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from init_wg import networks
 from init_wg.config import Endpoint, Peer, Tunnel
 from init_wg.desired import Circumstances
-from init_wg.netlink import Interface, InterfaceAddress, Snapshot
 from init_wg.pod import Pod, discover
 from init_wg.policy import Hole, Names, Policy
+from init_wg.rtnetlink import Interface, InterfaceAddress, Snapshot
 from init_wg.secret import Secret
 from init_wg.settings import Settings, read
 from init_wg.state import INET, INET6, IPV6_METRIC, MAIN_TABLE, PROTOCOL_KERNEL, SCOPE_LINK, Address, Route

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from init_wg import desired, killswitch
-from init_wg.netlink import Interface
 from init_wg.pod import discover
+from init_wg.rtnetlink import Interface
 from init_wg.secret import Secret
 from init_wg.state import Device, Link, State
 from tests.unit import build
@@ -117,7 +117,7 @@ def _without_link(state: State, name: str) -> State:
 
 def _configured(state: State, kind: str, change: object) -> Device:
     """As WireGuard does it: what is None stays, and an allowed network moves to the peer that is set last."""
-    from init_wg.device import Change
+    from init_wg.wireguard import Change
 
     assert isinstance(change, Change)
     assert state.device

@@ -21,7 +21,7 @@ SOURCES = {
 #: No I/O and no clock: what they say depends on what they are given.
 PURE = (
     "init_wg.state", "init_wg.desired", "init_wg.plan", "init_wg.killswitch", "init_wg.policy", "init_wg.networks",
-    "init_wg.bypass", "init_wg.pod", "init_wg.errors", "init_wg.settings", "init_wg.secret",
+    "init_wg.bypass", "init_wg.pod", "init_wg.errors", "init_wg.settings", "init_wg.secret", "init_wg.wireguard",
     "watchdog.health", "watchdog.metrics", "watchdog.request", "watchdog.policy",
 )  # fmt: skip
 IMPURE = {
@@ -30,8 +30,8 @@ IMPURE = {
     "dns", "datetime",
 }  # fmt: skip
 IMPURE_CALLS = {"open", "print", "input", "__import__", "exec", "eval"}
-#: What is used of these is pure: device.change, and the list of the log's levels.
-PURE_ENOUGH = {("init_wg.plan", "init_wg.device"), ("init_wg.settings", "init_wg.log")}
+#: What is used of it is pure: the list of the log's levels.
+PURE_ENOUGH = {("init_wg.settings", "init_wg.log")}
 
 
 @cache
@@ -121,8 +121,8 @@ def test_every_pure_module_of_init_wg_is_there() -> None:
 
 def test_one_place_each() -> None:
     """What must be right is in one place, and can be read there."""
-    assert {m for m in SOURCES if any("pyroute2" in name for name in names(m) | imports(m))} <= {"init_wg.netlink"}
-    assert "pyroute2" in names("init_wg.netlink")
+    assert {m for m in SOURCES if any("pyroute2" in name for name in names(m) | imports(m))} <= {"init_wg.rtchange"}
+    assert "pyroute2" in names("init_wg.rtchange")
     assert users("nft") & {m for m in SOURCES if _starts_programs_named(m, "nft")} <= {"init_wg.nft"}
     assert {m for m in users("posix_spawn") if m.startswith("init_wg")} == {"init_wg.process"}
     assert len({m for m in users("posix_spawn") if m.startswith("watchdog")}) <= 1
@@ -141,7 +141,7 @@ def _starts_programs_named(module: str, program: str) -> bool:
 
 def test_nft_is_run_in_one_place() -> None:
     assert [module for module in SOURCES if _starts_programs_named(module, "nft")] == ["init_wg.nft"]
-    assert [module for module in SOURCES if _starts_programs_named(module, "wireguard-go")] == ["init_wg.device"]
+    assert [module for module in SOURCES if _starts_programs_named(module, "wireguard-go")] == ["init_wg.wireguard_go"]
 
 
 def test_no_module_shadows_the_standard_library() -> None:

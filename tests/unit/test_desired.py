@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from init_wg import desired
-from init_wg.netlink import InterfaceAddress
 from init_wg.policy import Names
+from init_wg.rtnetlink import InterfaceAddress
 from init_wg.state import (
     FWMARK,
     INET,

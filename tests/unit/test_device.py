@@ -13,11 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from init_wg import device, netlink
-from init_wg.device import Change, Traffic, _kernel_peer, _kernel_peer_attributes
+from init_wg import device, netlink, rtchange, wireguard, wireguard_go
 from init_wg.errors import KernelError
 from init_wg.secret import Secret
 from init_wg.state import FWMARK, TUN, Device, Peer
+from init_wg.wireguard import Change, Traffic
+from init_wg.wireguard_kernel import _peer as _kernel_peer
+from init_wg.wireguard_kernel import _peer_attributes as _kernel_peer_attributes
 from tests.unit import build
 
 PEER = Peer(build.SERVER, build.PRESHARED, build.ENDPOINT, frozenset(["0.0.0.0/0", "::/0"]), 25)
@@ -56,7 +58,7 @@ ANOTHER_KEY = Secret(build.key("another"))
     ],
 )
 def test_only_what_differs_is_told(have: Device | None, want: Device, expected: Change) -> None:
-    assert device.change(have, want) == expected
+    assert wireguard.change(have, want) == expected
 
 
 def test_the_mark_comes_before_the_peers() -> None:
@@ -69,7 +71,7 @@ def test_the_mark_comes_before_the_peers() -> None:
 networks = st.lists(build.network().map(str), min_size=1, max_size=5).map(frozenset)
 peers = st.builds(
     Peer,
-    public_key=st.binary(min_size=32, max_size=32).map(device._base64),  # noqa: SLF001
+    public_key=st.binary(min_size=32, max_size=32).map(wireguard.base64),
     preshared_key=st.none() | st.just(build.PRESHARED),
     endpoint=st.none() | st.tuples((build.ipv4 | build.ipv6).map(str), build.ports),
     allowed_ips=networks,
@@ -90,9 +92,9 @@ class Wire:
 @given(peer=peers)
 def test_any_peer_comes_back_from_the_kernels_language(peer: Peer) -> None:
     wire = Wire()
-    message = netlink.messages("generic.wireguard").wgmsg()
+    message = rtchange.messages("generic.wireguard").wgmsg()
     attributes = [("WGDEVICE_A_PEERS", [{"attrs": _kernel_peer_attributes(peer)}])]
-    netlink.write(cast(netlink.Socket, wire), 0, 0, message, attributes)
+    rtchange.write(cast(netlink.Socket, wire), 0, 0, message, attributes)
     ((_, encoded),) = netlink.attribute_list(netlink.attributes(wire.body, 4)[8])
     fields = netlink.attributes(encoded)
     assert _kernel_peer(fields) == (peer, Traffic(0, 0, 0))
@@ -103,7 +105,7 @@ def test_any_peer_comes_back_from_the_kernels_language(peer: Peer) -> None:
 
 
 @contextmanager
-def wireguard_go(folder: Path, answer: str) -> Iterator[list[str]]:
+def answering(folder: Path, answer: str) -> Iterator[list[str]]:
     """A real socket that gives one answer to whatever is asked, and keeps the questions."""
     asked: list[str] = []
     listener = socket.socket(socket.AF_UNIX)
@@ -128,12 +130,12 @@ def wireguard_go(folder: Path, answer: str) -> Iterator[list[str]]:
 
 @pytest.fixture
 def sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(device, "SOCKETS", str(tmp_path))
+    monkeypatch.setattr(wireguard_go, "SOCKETS", str(tmp_path))
     return tmp_path
 
 
 def hexed(key: str) -> str:
-    return device._hex(key)  # noqa: SLF001
+    return wireguard.from_base64(key).hex()
 
 
 ANSWER = f"""\
@@ -167,7 +169,7 @@ errno=0
 
 
 def test_on_linux_reading_wireguard_go(sockets: Path) -> None:
-    with wireguard_go(sockets, ANSWER) as asked:
+    with answering(sockets, ANSWER) as asked:
         reading = device.read("wg0", TUN)
     assert asked == ["get=1\n\n"]
     assert reading
@@ -179,7 +181,7 @@ def test_on_linux_reading_wireguard_go(sockets: Path) -> None:
 
 
 def test_on_linux_reading_a_wireguard_go_that_is_not_configured(sockets: Path) -> None:
-    with wireguard_go(sockets, "errno=0\n\n"):
+    with answering(sockets, "errno=0\n\n"):
         reading = device.read("wg0", TUN)
     assert reading
     assert reading.device == Device(Secret("A" * 43 + "="), 0, 0, frozenset())
@@ -187,7 +189,7 @@ def test_on_linux_reading_a_wireguard_go_that_is_not_configured(sockets: Path) -
 
 @pytest.mark.parametrize("answer", ["", "private_key=", "private_key=abc\n"])
 def test_on_linux_half_an_answer_is_none(sockets: Path, answer: str) -> None:
-    with wireguard_go(sockets, answer):
+    with answering(sockets, answer):
         assert device.read("wg0", TUN) is None
 
 
@@ -206,7 +208,7 @@ def test_a_foreign_interface_is_no_device() -> None:
 def test_on_linux_writing_wireguard_go(sockets: Path) -> None:
     """The order is the device's: the mark, what goes, what comes; every peer whole."""
     change = Change(build.PRIVATE, 51820, FWMARK, (ANOTHER_KEY,), (PEER, OTHER))
-    with wireguard_go(sockets, "errno=0\n\n") as asked:
+    with answering(sockets, "errno=0\n\n") as asked:
         device.write("wg0", TUN, change)
     assert asked[0].splitlines() == [
         "set=1",
@@ -233,12 +235,12 @@ def test_on_linux_writing_wireguard_go(sockets: Path) -> None:
 
 
 def test_on_linux_what_does_not_differ_is_not_written(sockets: Path) -> None:
-    with wireguard_go(sockets, "errno=0\n\n") as asked:
+    with answering(sockets, "errno=0\n\n") as asked:
         device.write("wg0", TUN, NOTHING._replace(fwmark=0))
     assert asked == ["set=1\nfwmark=0\n\n"]
 
 
 def test_on_linux_an_error_of_wireguard_go_is_raised(sockets: Path) -> None:
-    with wireguard_go(sockets, "errno=-22\n\n"), pytest.raises(OSError, match="Invalid argument") as caught:
+    with answering(sockets, "errno=-22\n\n"), pytest.raises(OSError, match="Invalid argument") as caught:
         device.write("wg0", TUN, NOTHING)
     assert caught.value.errno == 22

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from init_wg import netlink
-from init_wg.netlink import Interface, InterfaceAddress
+from init_wg import netlink, rtchange, rtnetlink
+from init_wg.rtnetlink import Interface, InterfaceAddress
 from init_wg.state import INET, INET6, Address, Route, Rule
 from tests.unit import build
 
@@ -57,8 +57,8 @@ def socket_of(memory: Memory) -> netlink.Socket:
     return cast(netlink.Socket, memory)
 
 
-def read(memory: Memory) -> netlink.Snapshot:
-    return netlink.snapshot(socket_of(memory))
+def read(memory: Memory) -> rtnetlink.Snapshot:
+    return rtnetlink.snapshot(socket_of(memory))
 
 
 # --- rules -------------------------------------------------------------------------------------------------------
@@ -89,7 +89,7 @@ def test_any_rule_comes_back(
         rule = rule._replace(source=str(source[rule.family == INET6]))
     if destination:
         rule = rule._replace(destination=str(destination[rule.family == INET6]))
-    netlink.write_rule(socket_of(memory), rule, add=add)
+    rtchange.write_rule(socket_of(memory), rule, add=add)
     (message,) = memory.told
     assert message[:2] == ((NEWRULE, EXCL | CREATE) if add else (DELRULE, 0))
     if not add:
@@ -99,12 +99,12 @@ def test_any_rule_comes_back(
 
 def test_suppress_prefixlength_is_really_on_the_wire(memory: Memory) -> None:
     """By another name pyroute2 drops it in silence, and the rule sends everything past the tunnel."""
-    netlink.write_rule(socket_of(memory), Rule(INET, 200, 254, suppress_prefix_length=0), add=True)
+    rtchange.write_rule(socket_of(memory), Rule(INET, 200, 254, suppress_prefix_length=0), add=True)
     assert attribute(14, struct.pack("=I", 0)) in memory.told[0][2]
 
 
 def test_not_is_really_on_the_wire(memory: Memory) -> None:
-    netlink.write_rule(socket_of(memory), Rule(INET, 300, 51820, mark=51820, invert=True), add=True)
+    rtchange.write_rule(socket_of(memory), Rule(INET, 300, 51820, mark=51820, invert=True), add=True)
     body = memory.told[0][2]
     assert struct.unpack_from("=I", body, 8) == (2,)  # FIB_RULE_INVERT
     assert attribute(10, struct.pack("=I", 51820)) in body
@@ -142,7 +142,7 @@ def test_a_selector_that_we_never_use_makes_another_rule(
     assert own == Rule(INET, 200, 254)
     assert other.other
     # Deleting names all of it: without, the kernel would take our own rule, or find none.
-    netlink.write_rule(socket_of(memory), other, add=False)
+    rtchange.write_rule(socket_of(memory), other, add=False)
     memory.shown[GETRULE] = [memory.told[-1][2]]
     assert read(memory).rules == (other,)
 
@@ -188,7 +188,7 @@ def routes(draw: st.DrawFn) -> Route:
 @given(route=routes(), add=st.booleans())
 def test_any_route_comes_back(route: Route, add: bool) -> None:
     memory = Memory()
-    netlink.write_route(socket_of(memory), route, add=add)
+    rtchange.write_route(socket_of(memory), route, add=add)
     (message,) = memory.told
     assert message[:2] == ((NEWROUTE, EXCL | CREATE) if add else (DELROUTE, 0))
     if not add:
@@ -227,7 +227,7 @@ def test_a_route_by_a_nexthop_object_is_deleted_by_it(memory: Memory) -> None:
     object_1 = attribute(30, struct.pack("=I", 1))
     memory.shown[GETROUTE] = [route_message(INET, ON_LO, attribute(5, bytes([10, 0, 0, 1])), object_1)]
     (route,) = read(memory).routes
-    netlink.write_route(socket_of(memory), route, add=False)
+    rtchange.write_route(socket_of(memory), route, add=False)
     assert object_1 in memory.told[0][2]
     assert ON_LO not in memory.told[0][2]
 
@@ -240,7 +240,7 @@ def test_a_route_by_a_nexthop_object_is_deleted_by_it(memory: Memory) -> None:
 def test_any_address_comes_back(host: object, length: int, add: bool) -> None:
     memory = Memory()
     address = Address(INET6 if ":" in str(host) else INET, str(host), length)
-    netlink.write_address(socket_of(memory), 7, address, add=add)
+    rtchange.write_address(socket_of(memory), 7, address, add=add)
     (message,) = memory.told
     assert message[:2] == ((NEWADDR, CREATE | REPLACE) if add else (DELADDR, 0))
     memory.shown[GETADDR] = [message[2]]
@@ -254,7 +254,7 @@ def test_of_a_point_to_point_address_the_local_end_is_ours(memory: Memory) -> No
 
 
 def test_a_new_link_has_name_and_kind(memory: Memory) -> None:
-    netlink.add_link(socket_of(memory), "wg0", "wireguard")
+    rtchange.add_link(socket_of(memory), "wg0", "wireguard")
     kind, flags, body = memory.told[0]
     assert (kind, flags) == (NEWLINK, EXCL | CREATE)
     memory.shown[GETLINK] = [body]
@@ -266,7 +266,7 @@ def test_a_new_link_has_name_and_kind(memory: Memory) -> None:
     [(1370, None, (0, 0, 1370)), (None, True, (1, 1, 0)), (None, False, (0, 1, 0)), (1280, True, (1, 1, 1280))],
 )
 def test_a_changed_link(memory: Memory, mtu: int | None, up: bool | None, expected: tuple[int, int, int]) -> None:
-    netlink.change_link(socket_of(memory), 7, mtu=mtu, up=up)
+    rtchange.change_link(socket_of(memory), 7, mtu=mtu, up=up)
     kind, flags, body = memory.told[0]
     assert (kind, flags) == (NEWLINK, 0)  # without NLM_F_CREATE: what is gone is not made anew
     index, up_flag, change = struct.unpack_from("=iII", body, 4)
@@ -274,15 +274,15 @@ def test_a_changed_link(memory: Memory, mtu: int | None, up: bool | None, expect
 
 
 def test_a_deleted_link_is_named_by_its_number(memory: Memory) -> None:
-    netlink.delete_link(socket_of(memory), 7)
+    rtchange.delete_link(socket_of(memory), 7)
     kind, _, body = memory.told[0]
     assert (kind, struct.unpack_from("=i", body, 4)) == (DELLINK, (7,))
 
 
 def test_an_attribute_that_pyroute2_does_not_know_raises(memory: Memory) -> None:
-    message = netlink.messages("rtnl.fibmsg").fibmsg()
+    message = rtchange.messages("rtnl.fibmsg").fibmsg()
     with pytest.raises(LookupError, match="FRA_SUPPRESS_PREFIXLENGTH"):
-        netlink.write(socket_of(memory), NEWRULE, 0, message, [("FRA_SUPPRESS_PREFIXLENGTH", 0)])
+        rtchange.write(socket_of(memory), NEWRULE, 0, message, [("FRA_SUPPRESS_PREFIXLENGTH", 0)])
     assert not memory.told
 
 
@@ -315,7 +315,7 @@ def test_a_missing_capability_is_named(code: int) -> None:
 def test_on_linux_this_machine_can_be_read() -> None:
     """Dumps need no privilege."""
     with netlink.Socket() as kernel:
-        seen = netlink.snapshot(kernel)
+        seen = rtnetlink.snapshot(kernel)
     loopback = next(interface for interface in seen.interfaces if interface.name == "lo")
     assert loopback.number == netlink.index("lo")
     assert any(rule.table == 255 and rule.preference == 0 for rule in seen.rules)

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from init_wg.errors import KernelError
-from init_wg.netlink import Interface, InterfaceAddress
 from init_wg.pod import discover, is_stray, record
+from init_wg.rtnetlink import Interface, InterfaceAddress
 from init_wg.state import INET, INET6, MAIN_TABLE, PROTOCOL, PROTOCOL_RA, RECORD_TABLE, TABLE, Address, Route
 from tests.unit import build
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from init_wg import config, desired, device, log, report
+from init_wg import config, desired, log, report, wireguard
 from init_wg.plan import plan
 from init_wg.secret import Secret
 from init_wg.state import FWMARK, Device
@@ -37,7 +37,7 @@ def test_nothing_shows_a_key(
     world = ORDINARY._replace(tunnel=tunnel)
     want = wanted(FRESH, world)
     old = Device(before, 1, FWMARK, RIGHT.device.peers if RIGHT.device else frozenset())
-    change = device.change(old, want.device or old)
+    change = wireguard.change(old, want.device or old)
     shown: list[object] = [
         tunnel,
         peer,
