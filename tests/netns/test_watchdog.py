@@ -171,8 +171,8 @@ def test_who_fights_it_is_named_and_repairs_are_slowed_down(kept: Kept) -> None:
         becomes("that it says so", lambda: words in watchdog.log()[said:], 40, watchdog)
         slow = watchdog.runs()
         probes.round(20)
-        time.sleep(3)  # an observation: from here on each repair waits longer than the one before
-        assert watchdog.runs() - slow <= 8
+        time.sleep(1.5)  # an observation: from here on each repair waits longer than the one before
+        assert watchdog.runs() - slow <= 5
         assert ", changed by nft (" in watchdog.log()[said:]
         nothing_leaked(judge.verdict())
     finally:
