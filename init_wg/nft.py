@@ -6,6 +6,10 @@ from init_wg import killswitch, process
 from init_wg.errors import KernelError
 
 
+# nft asks /etc/protocols for the names that it prints, and small systems have none: always numbers, then names again.
+_PROTOCOLS = (("6", "tcp"), ("{ 6, 17 }", "{ tcp, udp }"))
+
+
 def load(text: str) -> None:
     """Load a text in one transaction: all of it or nothing. Raises KernelError with nft's own words."""
     ended = _nft(("-f", "-"), text)
@@ -16,7 +20,7 @@ def load(text: str) -> None:
 def listing() -> str:
     """Our tables as nft prints them, without counters; "" when neither is there. Raises KernelError."""
     # By family: one `list table` that finds nothing makes nft list neither, and two runs take twice as long.
-    ended = _nft(("--stateless", "-f", "-"), "list ruleset inet\nlist ruleset netdev\n")
+    ended = _nft(("--stateless", "--numeric-protocol", "-f", "-"), "list ruleset inet\nlist ruleset netdev\n")
     if ended.status:
         raise KernelError(f"nft cannot list the rules: {_first_line(ended.stderr)}")
     ours, lines = False, []
@@ -25,7 +29,10 @@ def listing() -> str:
             ours = line.split()[2] == killswitch.NAME
         if ours:
             lines.append(line)
-    return "".join(lines)
+    text = "".join(lines)
+    for number, name in _PROTOCOLS:
+        text = text.replace(f"meta l4proto {number} ", f"meta l4proto {name} ")
+    return text
 
 
 def counters() -> dict[str, int]:
