@@ -5,7 +5,6 @@ from __future__ import annotations
 from init_wg import killswitch, process
 from init_wg.errors import KernelError
 
-
 # nft asks /etc/protocols for the names that it prints, and small systems have none: always numbers, then names again.
 _PROTOCOLS = (("6", "tcp"), ("{ 6, 17 }", "{ tcp, udp }"))
 
