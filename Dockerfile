@@ -8,7 +8,7 @@ ARG BASE=debian:bookworm-slim
 FROM ${BASE} AS build
 RUN export DEBIAN_FRONTEND=noninteractive \
  && apt-get update -q \
- && apt-get install -q -y --no-install-recommends netbase nftables python3 python3-venv wireguard-go \
+ && apt-get install -q -y --no-install-recommends dnsmasq-base netbase nftables python3 python3-venv wireguard-go \
  && rm -rf /var/lib/apt/lists/*
 # The environment itself has no pip; the one that fills it stays behind in this stage.
 RUN python3 -m venv /pip && python3 -m venv --without-pip /opt/init-wg

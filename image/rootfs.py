@@ -4,8 +4,9 @@
 
 From Debian: the programs below with the libraries they ask for, and Python without the modules named below. From the
 virtual environment: our packages, and of the others those that something imports, each of them whole. Everything is
-compiled; the byte code is trusted, whatever the time stamps are. No shell, no pip, no compiler, no package manager;
-what a scanner reads to know the packages (/var/lib/dpkg/status.d) and every licence are there.
+compiled; the byte code is trusted, whatever the time stamps are, and of Python's own modules it is all there is (5 MB
+less). No shell, no pip, no compiler, no package manager; what a scanner reads to know the packages
+(/var/lib/dpkg/status.d) and every licence are there.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from modulefinder import ModuleFinder
 from pathlib import Path
 
 OURS = ("init_wg", "watchdog")
-PROGRAMS = ("/usr/sbin/nft", "/usr/bin/wireguard-go", os.path.realpath(sys.executable))
+PROGRAMS = ("/usr/sbin/nft", "/usr/sbin/dnsmasq", "/usr/bin/wireguard-go", os.path.realpath(sys.executable))
 #: The commands, and the modules whose main() they are.
 COMMANDS = {
     "init-wg": "init_wg.__main__",
@@ -36,24 +37,27 @@ DATA = ("/etc/protocols",)
 # Of the standard library, what no program without a terminal, a window or a compiler uses. All else stays: a module
 # that only a rare failure imports must be there when it fails.
 LEFT_OUT = [
-    "aifc.py", "_aix_support.py", "antigravity.py", "asynchat.py", "asyncio", "asyncore.py", "bdb.py",
-    "_bootsubprocess.py", "cgi.py", "cgitb.py", "chunk.py", "cmd.py", "code.py", "codeop.py", "colorsys.py",
-    "config-3.11*", "cProfile.py", "crypt.py", "ctypes/macholib", "ctypes/test", "curses", "dbm", "dist-packages",
-    "distutils", "_distutils_system_mod.py", "doctest.py", "encodings/cp1[01]*", "encodings/cp[0235789]*",
-    "encodings/mac_*", "ensurepip", "EXTERNALLY-MANAGED", "filecmp.py", "fileinput.py", "ftplib.py", "graphlib.py",
+    "aifc.py", "_aix_support.py", "antigravity.py", "asynchat.py", "asyncio/proactor_events.py",
+    "asyncio/windows_*.py", "asyncore.py", "bdb.py", "_bootsubprocess.py", "cgi.py", "cgitb.py", "chunk.py", "cmd.py",
+    "code.py", "codeop.py", "colorsys.py", "config-3.11*", "cProfile.py", "crypt.py", "ctypes/macholib",
+    "ctypes/test", "curses", "dbm", "difflib.py", "dist-packages", "distutils", "_distutils_system_mod.py",
+    "doctest.py", "encodings/big5*", "encodings/cp1[01]*", "encodings/cp[0235789]*", "encodings/euc_*",
+    "encodings/gb*", "encodings/hz.py", "encodings/iso2022_*", "encodings/johab.py", "encodings/mac_*",
+    "encodings/shift_*", "ensurepip", "EXTERNALLY-MANAGED", "filecmp.py", "fileinput.py", "ftplib.py", "graphlib.py",
     "__hello__.py", "html", "http/server.py", "idlelib", "imaplib.py", "imghdr.py", "imp.py", "lib2to3",
-    "mailbox.py", "mailcap.py", "modulefinder.py", "msilib", "nntplib.py", "optparse.py", "_osx_support.py",
-    "pdb.py", "__phello__", "pickletools.py", "pipes.py", "plistlib.py", "poplib.py", "profile.py", "pstats.py",
-    "pty.py", "__pycache__", "pyclbr.py", "_pydecimal.py", "pydoc.py", "pydoc_data", "_pyio.py", "rlcompleter.py",
-    "sched.py", "shelve.py", "site-packages", "sitecustomize.py", "smtpd.py", "smtplib.py", "sndhdr.py",
-    "socketserver.py", "sqlite3", "statistics.py", "sunau.py", "symtable.py", "_sysconfigdata*.py", "tabnanny.py",
-    "telnetlib.py", "test", "this.py", "timeit.py", "tkinter", "tomllib", "trace.py", "tty.py", "turtle.py",
-    "turtledemo", "unittest", "uu.py", "venv", "wave.py", "webbrowser.py", "wsgiref", "xdrlib.py", "xml", "xmlrpc",
-    "zipapp.py", "zoneinfo",
+    "logging/config.py", "mailbox.py", "mailcap.py", "modulefinder.py", "msilib", "multiprocessing/managers.py",
+    "nntplib.py", "optparse.py", "_osx_support.py", "pdb.py", "__phello__", "pickletools.py", "pipes.py",
+    "plistlib.py", "poplib.py", "profile.py", "pstats.py", "pty.py", "__pycache__", "pyclbr.py", "_pydecimal.py",
+    "pydoc.py", "pydoc_data", "_pyio.py", "rlcompleter.py", "sched.py", "shelve.py", "site-packages",
+    "sitecustomize.py", "smtpd.py", "smtplib.py", "sndhdr.py", "socketserver.py", "sqlite3", "statistics.py",
+    "sunau.py", "symtable.py", "_sysconfigdata*.py", "tabnanny.py", "telnetlib.py", "test", "this.py", "timeit.py",
+    "tkinter", "tomllib", "trace.py", "tty.py", "turtle.py", "turtledemo", "unittest", "uu.py", "venv", "wave.py",
+    "webbrowser.py", "wsgiref", "xdrlib.py", "xml", "xmlrpc", "zipapp.py", "zoneinfo",
 ]  # fmt: skip
 LEFT_OUT_EXTENSIONS = [
-    "_asyncio", "audioop", "_codecs_*", "_crypt", "_ctypes_test", "_curses*", "_dbm", "_elementtree", "_gdbm",
-    "_lsprof", "nis", "ossaudiodev", "readline", "_sqlite3", "_test*", "_tkinter", "_xx*", "xxlimited*",
+    "audioop", "_codecs_*", "_crypt", "_ctypes_test", "_curses*", "_dbm", "_elementtree", "_gdbm",
+    "_lsprof", "_multibytecodec", "nis", "ossaudiodev", "readline", "_sqlite3", "_test*", "_tkinter", "_xx*",
+    "xxlimited*", "_zoneinfo",
 ]  # fmt: skip
 
 
@@ -112,12 +116,14 @@ def standard_library(root: Path) -> list[Path]:
     return [source / path.relative_to(target) for path in target.rglob("*") if path.is_file()]
 
 
-#: pyroute2 is asked for single modules by name (init_wg.netlink.messages), and these import a tenth of it.
+#: pyroute2 is asked for single modules by name (init_wg.rtchange.messages), and these import a tenth of it.
 ASK_PYROUTE2 = """
 import pathlib, re, sys
-from init_wg import netlink
-for name in set(re.findall(r'messages\\("([\\w.]+)"\\)', pathlib.Path(netlink.__file__).read_text())):
-    netlink.messages(name)
+from init_wg import rtchange
+ours = "".join(source.read_text() for source in pathlib.Path(rtchange.__file__).parent.glob("*.py"))
+for name in sorted(set(re.findall(r'messages\\("([\\w.]+)"\\)', ours))):
+    rtchange.messages(name)
+assert {"pyroute2.netlink.rtnl.rtmsg", "pyroute2.netlink.generic.wireguard"} <= set(sys.modules)
 for name, module in sys.modules.items():
     if name.partition(".")[0] == "pyroute2":
         print(module.__spec__.origin)
@@ -137,6 +143,8 @@ def environment(root: Path, venv: Path) -> None:
             for file in distribution.files or ():
                 path = packages / str(file)
                 needless = file.suffix == ".pyc" or (file.parts[0] == "pyroute2" and str(path) not in from_pyroute2)
+                # Compiled twice, for speed at guessing what a text is encoded in.
+                needless |= distribution.name == "charset-normalizer" and file.suffix == ".so"
                 if path.is_file() and ".." not in file.parts and not needless:
                     destination = target / str(file)
                     destination.parent.mkdir(parents=True, exist_ok=True)
@@ -200,13 +208,20 @@ def debian_packages(root: Path, copied: list[Path]) -> None:
 
 
 def compile_all(root: Path) -> None:
-    """Byte code beside every module. Unchecked: no file times are compared at any start."""
-    for folder in (root / "usr/lib/python3.11", root / "opt"):
+    """Byte code beside every module, in place of Python's own. Unchecked: no file times are compared at any start."""
+    python = root / "usr/lib/python3.11"
+    for folder in (python, root / "opt"):
         fine = compileall.compile_dir(
-            folder, quiet=1, stripdir=str(root), invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH
+            folder,
+            quiet=1,
+            stripdir=str(root),
+            legacy=folder == python,  # where Python looks when there is no source
+            invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
         )
         if not fine:
             sys.exit(f"{folder}: not everything compiles")
+    for source in python.rglob("*.py"):
+        source.unlink()
 
 
 def try_out(root: Path, venv: Path) -> None:

@@ -88,13 +88,14 @@ def forwarder(names: Names, pod: ResolvConf, domain: str | None, reverse: Iterab
         "--keep-in-foreground",
         "--conf-file=/dev/null",
         "--pid-file=",
-        "--user=root",  # there may be no capability to become another user
+        "--user=root",  # there is no capability to become another user,
+        "--group=",  # nor for the groups
         "--log-facility=-",
         "--no-resolv",
         "--no-hosts",
         f"--port={FORWARDER_PORT}",
         "--listen-address=127.0.0.1,::1",
-        "--bind-interfaces",
+        "--bind-dynamic",  # Docker's containers may have no ::1
         "--cache-size=1000",
         "--edns-packet-max=1232",
         *(f"--server={resolver}" for resolver in names.resolvers),

@@ -122,12 +122,14 @@ def test_our_packages_are_in_an_environment_of_their_own(engine: Engine) -> None
 
 
 def test_everything_is_compiled_and_never_compared_with_its_source(engine: Engine) -> None:
+    """Ours beside its source; of Python itself there is nothing else."""
     code = """
 import importlib.util, pathlib
-for folder in ("/usr/lib/python3.11", "/opt/init-wg/lib"):
-    for source in pathlib.Path(folder).rglob("*.py"):
-        compiled = pathlib.Path(importlib.util.cache_from_source(str(source)))
-        print(source, compiled.read_bytes()[4:8].hex() if compiled.exists() else "missing")
+ours = pathlib.Path("/opt/init-wg/lib").rglob("*.py")
+for compiled in [pathlib.Path(importlib.util.cache_from_source(str(source))) for source in ours]:
+    print(compiled, compiled.read_bytes()[4:8].hex() if compiled.exists() else "missing")
+for compiled in pathlib.Path("/usr/lib/python3.11").rglob("*.py*"):
+    print(compiled, compiled.read_bytes()[4:8].hex() if compiled.suffix == ".pyc" else "a source")
 """
     lines = run(engine, IMAGE, "/opt/init-wg/bin/python", "-I", "-c", code).output.splitlines()
     unchecked = struct.pack("<I", 0b01).hex()  # PEP 552: by its hash, which nobody checks
@@ -149,7 +151,7 @@ def test_says_what_it_is(engine: Engine) -> None:
 
 def test_scanners_find_the_packages(files: dict[str, tarfile.TarInfo]) -> None:
     packages = {Path(name).name for name in files if name.startswith("/var/lib/dpkg/status.d/")}
-    assert {"nftables", "wireguard-go", "libc6", "libpython3.11-stdlib", "libssl3"} <= packages
+    assert {"dnsmasq-base", "nftables", "wireguard-go", "libc6", "libpython3.11-stdlib", "libssl3"} <= packages
     assert {package for package in packages if f"/usr/share/doc/{package}/copyright" not in files} == set()
     assert [name for name in files if name.endswith("/wgconfig-1.2.0.dist-info/METADATA")]
 
@@ -173,6 +175,30 @@ def test_runs_with_one_capability(engine: Engine) -> None:
         assert engine.inspect(name, "{{.State.ExitCode}}") == "0"
     finally:
         engine.docker("rm", "-f", name)
+
+
+def test_the_forwarder_needs_no_more(engine: Engine) -> None:
+    """dnsmasq as the watchdog runs it: no other user, nothing to write to, and no IPv6, which Docker takes away."""
+    code = """
+import socket, subprocess
+from init_wg.names import ResolvConf, forwarder
+from init_wg.policy import Names
+names = Names(resolvers=("192.0.2.1",), cluster=(), docker=True, forwarded=True)
+command = forwarder(names, ResolvConf(("127.0.0.11",), ()), None, [])
+child = subprocess.Popen([*command, "--address=/answered.test/192.0.2.7"], stderr=subprocess.PIPE, text=True)
+for line in child.stderr:
+    print(line, end="", flush=True)
+    if "started" in line:
+        break
+query = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+query.settimeout(5)
+question = bytes.fromhex("000101000001000000000000") + b"\\x08answered\\x04test\\0" + bytes.fromhex("00010001")
+query.sendto(question, ("127.0.0.1", 10053))
+print(socket.inet_ntoa(query.recv(512)[-4:]))
+child.kill()
+"""
+    ended = run(engine, "--sysctl=net.ipv6.conf.all.disable_ipv6=1", IMAGE, "/opt/init-wg/bin/python", "-I", "-c", code)
+    assert ended.output.endswith("192.0.2.7\n"), ended
 
 
 def test_without_the_capability(engine: Engine, pod: str, folder: Path) -> None:

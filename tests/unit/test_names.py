@@ -1,0 +1,203 @@
+"""init_wg.names: resolv.conf, who is asked what, and dnsmasq's command line. Pure."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from ipaddress import ip_address, ip_interface, ip_network
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from init_wg import names
+from init_wg.names import ResolvConf
+from init_wg.policy import Names
+from tests.unit.build import settings, tunnel
+
+KUBE = ResolvConf(("10.96.0.10",), ("default.svc.cluster.local", "svc.cluster.local", "cluster.local"))
+DUAL = ResolvConf(("10.96.0.10", "fd00:96::a", "10.96.0.11"), KUBE.search)
+DOCKER = ResolvConf(("127.0.0.11",), ())
+LOCAL = ResolvConf(("127.0.0.1", "::1"), ())
+NOTHING = ResolvConf((), ())
+BOTH = (ip_address("10.64.0.1"), ip_address("10.64.0.9"), ip_address("fc00:bbbb::1"))
+TUNNEL = Names(resolvers=("10.64.0.1",), cluster=(), docker=False, forwarded=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "nameservers", "search"),
+    [
+        pytest.param("", (), (), id="nothing"),
+        pytest.param("nameserver 10.96.0.10\nsearch a.b c\n", ("10.96.0.10",), ("a.b", "c"), id="a kubelet's"),
+        pytest.param("nameserver\t127.0.0.11\noptions ndots:0", ("127.0.0.11",), (), id="Docker's"),
+        pytest.param("nameserver ::1\nnameserver FD00::A\nnameserver ::1", ("::1", "fd00::a"), (), id="once each"),
+        pytest.param("nameserver fe80::1%eth0", ("fe80::1%eth0",), (), id="with a zone"),
+        pytest.param("nameserver localhost\nnameserver\nnameserver 1.2.3", (), (), id="no addresses"),
+        pytest.param("#nameserver 1.1.1.1\n; nameserver 1.1.1.1\n", (), (), id="comments"),
+        pytest.param("nameserver 1.1.1.1 # mine", ("1.1.1.1",), (), id="a comment behind"),
+        pytest.param("domain Example.COM.\n", (), ("example.com",), id="domain"),
+        pytest.param("search a.b\nsearch c.d. e\n", (), ("c.d", "e"), id="the last search"),
+        pytest.param("search a.b\nsearch\n", (), (), id="an empty search"),
+    ],
+)
+def test_parse(text: str, nameservers: tuple[str, ...], search: tuple[str, ...]) -> None:
+    assert names.parse(text) == ResolvConf(nameservers, search)
+
+
+def test_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(names, "RESOLV_CONF", str(tmp_path / "resolv.conf"))
+    assert names.read() == NOTHING
+    (tmp_path / "resolv.conf").write_text("nameserver 10.96.0.10\n")
+    assert names.read().nameservers == ("10.96.0.10",)
+
+
+@pytest.mark.parametrize(
+    ("environment", "file", "pod", "chosen"),
+    [
+        pytest.param({}, {}, KUBE, TUNNEL, id="tunnel is the default"),
+        pytest.param({}, {}, DOCKER, TUNNEL, id="tunnel, Docker"),
+        pytest.param({}, {}, NOTHING, TUNNEL, id="tunnel, no resolv.conf"),
+        pytest.param(
+            {}, {"dns": BOTH}, KUBE, TUNNEL._replace(resolvers=("10.64.0.1", "fc00:bbbb::1")), id="one for each family"
+        ),
+        pytest.param(
+            {}, {"dns": BOTH, "addresses": (ip_interface("10.64.0.2/32"),)}, KUBE, TUNNEL, id="only what it can reach"
+        ),
+        pytest.param({}, {"dns": ()}, KUBE, None, id="no DNS in the file"),
+        pytest.param({"ENABLE_DNS_CONFIG": "false"}, {}, KUBE, None, id="not wanted"),
+        pytest.param({"DNS_MODE": "cluster"}, {}, KUBE, None, id="cluster"),
+        pytest.param({"DNS_MODE": "split"}, {"dns": ()}, KUBE, None, id="split, no DNS in the file"),
+        pytest.param(
+            {"DNS_MODE": "split"},
+            {},
+            KUBE,
+            TUNNEL._replace(cluster=((names.ALIASES[4], "10.96.0.10"),), forwarded=True),
+            id="split",
+        ),
+        pytest.param(
+            {"DNS_MODE": "split"},
+            {},
+            DUAL,
+            TUNNEL._replace(
+                cluster=((names.ALIASES[4], "10.96.0.10"), (names.ALIASES[6], "fd00:96::a")), forwarded=True
+            ),
+            id="split, two families",
+        ),
+        pytest.param(
+            {"DNS_MODE": "split"}, {}, DOCKER, TUNNEL._replace(docker=True, forwarded=True), id="split, Docker"
+        ),
+        pytest.param({"DNS_MODE": "split"}, {}, LOCAL, TUNNEL._replace(forwarded=True), id="split, in the pod itself"),
+    ],
+)
+def test_choose(environment: dict[str, str], file: dict[str, Any], pod: ResolvConf, chosen: Names | None) -> None:
+    assert names.choose(settings(**environment), tunnel(**file), pod) == chosen
+
+
+@pytest.mark.parametrize(
+    ("environment", "pod", "asked"),
+    [
+        ({}, DUAL, ()),
+        ({"DNS_MODE": "split"}, DUAL, ()),
+        ({"DNS_MODE": "cluster", "ENABLE_DNS_CONFIG": "false"}, DUAL, ()),
+        ({"DNS_MODE": "cluster"}, DUAL, ("10.96.0.10", "10.96.0.11", "fd00:96::a")),
+        ({"DNS_MODE": "cluster"}, DOCKER, ("127.0.0.11",)),
+        ({"DNS_MODE": "cluster"}, NOTHING, ()),
+    ],
+)
+def test_asked(environment: dict[str, str], pod: ResolvConf, asked: tuple[str, ...]) -> None:
+    assert names.asked(settings(**environment), pod) == asked
+
+
+@pytest.mark.parametrize(
+    ("chosen", "pod", "needed"),
+    [
+        pytest.param(TUNNEL, KUBE, False, id="the redirection does it"),
+        pytest.param(TUNNEL, NOTHING, False, id="nobody to redirect"),
+        pytest.param(TUNNEL, DUAL, True, id="IPv6 queries, IPv4 resolver"),
+        pytest.param(TUNNEL._replace(resolvers=("10.64.0.1", "fc00:bbbb::1")), DUAL, False, id="both families"),
+        pytest.param(TUNNEL, DOCKER, True, id="from the loopback nothing can be redirected into the tunnel"),
+        pytest.param(TUNNEL._replace(forwarded=True), KUBE, True, id="split"),
+    ],
+)
+def test_needs_forwarder(chosen: Names, pod: ResolvConf, needed: bool) -> None:
+    assert names.needs_forwarder(chosen, pod) is needed
+
+
+SPLIT = TUNNEL._replace(cluster=((names.ALIASES[4], "10.96.0.10"),), forwarded=True)
+NETWORKS = (ip_network("10.244.0.0/16"), ip_network("fd00:244::/48"))
+
+
+@pytest.mark.parametrize(
+    ("chosen", "pod", "domain", "reverse", "expected"),
+    [
+        pytest.param(TUNNEL, DUAL, None, NETWORKS, ["--server=10.64.0.1"], id="tunnel"),
+        pytest.param(
+            SPLIT,
+            KUBE,
+            None,
+            NETWORKS,
+            [
+                "--server=10.64.0.1",
+                "--server=/cluster.local/192.0.2.53",
+                "--rev-server=10.244.0.0/16,192.0.2.53",
+                "--rev-server=fd00:244::/48,192.0.2.53",
+            ],
+            id="split",
+        ),
+        pytest.param(
+            SPLIT,
+            ResolvConf(KUBE.nameservers, ("default.svc.corp.example", "svc.corp.example", "corp.example")),
+            None,
+            (),
+            ["--server=10.64.0.1", "--server=/corp.example/192.0.2.53"],
+            id="split, the cluster's domain from the search list",
+        ),
+        pytest.param(
+            SPLIT,
+            ResolvConf(KUBE.nameservers, ("node.example",)),
+            None,
+            (),
+            ["--server=10.64.0.1", "--server=/cluster.local/192.0.2.53"],
+            id="split, a search list of the node's",
+        ),
+        pytest.param(
+            SPLIT, KUBE, "my.own", (), ["--server=10.64.0.1", "--server=/my.own/192.0.2.53"], id="CLUSTER_DOMAIN"
+        ),
+        pytest.param(
+            SPLIT._replace(cluster=((names.ALIASES[4], "10.96.0.10"), (names.ALIASES[6], "fd00:96::a"))),
+            DUAL,
+            None,
+            (),
+            ["--server=10.64.0.1", "--server=/cluster.local/192.0.2.53", "--server=/cluster.local/2001:db8::53"],
+            id="split, two families",
+        ),
+        pytest.param(
+            TUNNEL._replace(docker=True, forwarded=True),
+            DOCKER,
+            None,
+            (ip_network("172.18.0.0/16"),),
+            [
+                "--server=10.64.0.1",
+                "--server=//127.0.0.11@127.0.0.54",
+                "--rev-server=172.18.0.0/16,127.0.0.11@127.0.0.54",
+            ],
+            id="split, Docker: names without a dot",
+        ),
+    ],
+)
+def test_forwarder(
+    chosen: Names, pod: ResolvConf, domain: str | None, reverse: tuple[Any, ...], expected: list[str]
+) -> None:
+    command = names.forwarder(chosen, pod, domain, reverse)
+    assert command[0] == "dnsmasq"
+    assert [word for word in command if word.startswith(("--server", "--rev-server"))] == expected
+    # Nothing from files, nothing into files, no other user: there is one capability and nothing to write to.
+    for word in ("--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--pid-file=", "--user=root", "--group="):
+        assert word in command
+
+
+@pytest.mark.skipif(not shutil.which("dnsmasq"), reason="the Debian package dnsmasq-base")
+def test_dnsmasq_takes_the_command_line() -> None:
+    chosen = SPLIT._replace(docker=True, cluster=((names.ALIASES[4], "10.96.0.10"), (names.ALIASES[6], "fd00:96::a")))
+    command = names.forwarder(chosen, DUAL, None, NETWORKS)
+    subprocess.run([*command, "--test"], check=True, capture_output=True)
