@@ -8,12 +8,22 @@ CONTAINER_TOOLS = $(filter-out $(OWN_DOCKER),$(shell sed 's/\#.*//' tests/contai
 # Debian's would replace another one that is there.
 OWN_DOCKER = $(if $(shell command -v dockerd),docker.io)
 
-.PHONY: demo test test-unit check bench chaos clean
+.PHONY: demo demo-compose image test test-unit check bench chaos clean
 
 # What leaves a pod without, with init-wg and with wg-quick, judged on its node. Root; under a minute.
 demo:
 	@tests/prepare.sh $(TOOLS)
 	@$(PY) -m tests.demo
+
+# The image, in the Docker daemon that answers here, or else in the tests' own. Root.
+image: .venv/.prepared
+	@tests/prepare.sh $(CONTAINER_TOOLS)
+	@$(PY) -m tests.containers.demo image
+
+# The stack of compose/ up, and what the web sees of it while its parts are killed. Root; a minute.
+demo-compose: .venv/.prepared
+	@tests/prepare.sh $(CONTAINER_TOOLS)
+	@$(PY) -m tests.containers.demo
 
 test:
 	tests/prepare.sh $(TOOLS) $(KERNEL_TOOLS) $(CONTAINER_TOOLS)

@@ -33,6 +33,7 @@ class Stack:
             raise EngineError("there is no compose")
         self._compose = command
         self.captures: list[Capture] = []
+        self.settings: dict[str, str] = {}
 
     def __enter__(self) -> Self:
         self._folder = tempfile.TemporaryDirectory(prefix="init-wg-stack-")
@@ -82,12 +83,13 @@ class Stack:
         """Docker keeps its networks apart; one of these is the internet."""
         self.engine.inside("iptables", "-I", "DOCKER-USER", "-j", "ACCEPT")
 
-    def write_config(self, text: str | None = None) -> None:
-        """The provider's file, or another."""
+    def write_config(self, text: str | None = None, dns: str | None = None) -> None:
+        """The provider's file, with DNS or without, or another."""
         file = self.config / "wg0.conf"
         file.touch(mode=0o600)
         file.write_text(
             f"[Interface]\nPrivateKey = {self.private}\nAddress = {PEER}\n"
+            f"{f'DNS = {dns}' if dns else ''}\n"
             f"[Peer]\nPublicKey = {self.provider_public}\nEndpoint = {PROVIDER}:{PORT}\nAllowedIPs = 0.0.0.0/0\n"
             if text is None
             else text
@@ -107,6 +109,7 @@ class Stack:
             STACK_NETWORK=str(STACK),
             HANDSHAKE_TIMEOUT="4",
             WEB=WEB,
+            **self.settings,
         )  # fmt: skip
 
     def up(self, *services: str) -> subprocess.CompletedProcess[str]:
