@@ -43,4 +43,7 @@ def test_inside_the_guest(
         pytest.fail(f"pytest in the guest ended with status {result.status}", pytrace=False)
     summary = result.output.splitlines()[-1]
     assert re.search(r"\b[1-9]\d* passed", summary)
+    took = re.search(r" in ([\d.]+)s", summary)
+    assert took
+    assert float(took[1]) < result.seconds, "the guest's clock is fast: no waiting time in there means anything"
     assert "skipped" not in summary, "this kernel has everything: no test may be skipped"
