@@ -81,7 +81,8 @@ def forwarder(names: Names, pod: ResolvConf, domain: str | None, reverse: Iterab
     inside += [f"{DOCKER_RESOLVER}@{FORWARDER_SOURCE}"] if names.docker else []
     # A guess like www.example.com.default.svc.cluster.local goes to the cluster and nowhere else; a search domain
     # of the node's own is none of the cluster's, whose resolver would pass the guess on to the node's.
-    domains = [domain or _domain(pod)] if names.cluster else []
+    own = domain or (_domain(pod) if names.cluster else None)
+    domains = [own] if own else []
     domains += [""] if names.docker else []  # "//": names without a dot, as a stack's services have
     return (
         "dnsmasq",

@@ -87,7 +87,9 @@ def _domain(text: str) -> str | None:
     if text.lower() == "auto":
         return None
     labels = text.strip(".").lower().split(".")
-    if not all(label and len(label) < 64 and label.replace("-", "a").isalnum() and label.isascii() for label in labels):
+    # With "_": Docker's networks are domains, too, and compose calls a stack's first one <project>_default.
+    plain = [label.replace("-", "a").replace("_", "a") for label in labels]
+    if not all(label and len(label) < 64 and label.isalnum() and label.isascii() for label in plain):
         raise ValueError
     return ".".join(labels)
 

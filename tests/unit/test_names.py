@@ -183,6 +183,14 @@ NETWORKS = (ip_network("10.244.0.0/16"), ip_network("fd00:244::/48"))
             ],
             id="split, Docker: names without a dot",
         ),
+        pytest.param(
+            TUNNEL._replace(docker=True, forwarded=True),
+            DOCKER,
+            "stack_default",
+            (),
+            ["--server=10.64.0.1", "--server=/stack_default/127.0.0.11@127.0.0.54", "--server=//127.0.0.11@127.0.0.54"],
+            id="split, Docker: and those of a network",
+        ),
     ],
 )
 def test_forwarder(

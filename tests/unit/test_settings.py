@@ -52,6 +52,7 @@ def test_every_default_is_the_same_as_an_empty_value() -> None:
         ("DNS_MODE", "cluster", "dns_mode", "cluster"),
         ("CLUSTER_DOMAIN", "AUTO", "cluster_domain", None),
         ("CLUSTER_DOMAIN", ".K8s.Example.", "cluster_domain", "k8s.example"),
+        ("CLUSTER_DOMAIN", "stack_default", "cluster_domain", "stack_default"),
         ("LOG_LEVEL", "DEBUG", "config", "/etc/wireguard"),  # understood, and read by log itself
         ("LOG_FORMAT", "json", "config", "/etc/wireguard"),
         ("VPN_INPUT_PORTS", "none", "input_ports", ()),
@@ -76,7 +77,7 @@ def test_what_is_understood(name: str, value: str, field: str, expected: Any) ->
         ("ENABLE_BYPASS_ROUTES", "maybe"),
         ("ENABLE_DNS_CONFIG", "tunnel"),
         ("DNS_MODE", "host"),
-        *(("CLUSTER_DOMAIN", bad) for bad in ("a b", "a..b", "a/b", "a,b", "ä.b", "a_b", "x" * 64, "#")),
+        *(("CLUSTER_DOMAIN", bad) for bad in ("a b", "a..b", "a/b", "a,b", "ä.b", "x" * 64, "#")),
         ("LOG_LEVEL", "verbose"),
         ("LOG_FORMAT", "xml"),
         *(("VPN_INPUT_PORTS", bad) for bad in ("0", "65536", "70000", "-1", "80/tcp", "80-90", "http", "1e3", "٣", "+5",
