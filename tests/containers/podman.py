@@ -14,7 +14,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from ipaddress import ip_network
 from pathlib import Path
 from typing import IO, Any, Self
@@ -226,15 +226,15 @@ class Podman:
     def remove_pods(self) -> None:
         self.podman("pod", "rm", "--all", "--force", "--time=0")
 
-    def judge(self) -> PodJudge:
-        """A judge of what leaves this podman's pods."""
-        return PodJudge(self.lab)
+    def judge(self, lookups: Iterable[str] = ()) -> PodJudge:
+        """A judge of what leaves this podman's pods. lookups: names that the cluster's resolver may be asked for."""
+        return PodJudge(self.lab, lookups)
 
 
 class PodJudge(Judge):
     """The lab's judge, at podman's bridge."""
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(self, lab: Lab, lookups: Iterable[str] = ()) -> None:
         gateways = [str(subnet[1]) for subnet in SUBNETS]
         link_local = ip_network("fe80::/10")
         rules = Rules(
@@ -245,7 +245,7 @@ class PodJudge(Judge):
             clients=gateways,
             ports={},
             resolvers={},
-            lookups=(),
+            lookups=lookups,
             # A kernel reports its multicast groups when an interface comes up, which is before any container runs.
             allow_mld=True,
         )

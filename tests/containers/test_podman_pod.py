@@ -15,6 +15,7 @@ from tests.containers.podman import PYTHON, PodJudge, Podman, for_podman, usersp
 from tests.lab import lab as labs
 from tests.lab.lab import CLUSTER_DNS, PUBLIC_DNS, Lab, wait_until
 
+SERVICE_ADDRESS = "10.43.0.80"
 INIT, WATCHDOG, APP = (f"tunnelled-{name}" for name in ("init-wg", "init-wg-watchdog", "app"))
 
 # The application: asks the web host by both families, and resolvers in and beside the tunnel, without a pause.
@@ -198,6 +199,62 @@ def ask(node: Podman, page: str) -> str:
     """What a page of the watchdog's endpoint says, asked from the application's container."""
     asked = node.run("exec", APP, "curl", "-f", f"http://127.0.0.1:9999/{page}")
     return asked.stdout if asked.returncode == 0 else f"error {asked.returncode}: {asked.stdout}{asked.stderr}"
+
+
+def test_names_of_the_cluster(node: Podman, manifest: dict[str, Any]) -> None:
+    """DNS_MODE=split, with the resolv.conf that a kubelet writes: the cluster is asked for its own names only."""
+    domain, name = "default.svc.cluster.local", "www.example.com"
+    searched = [domain, "svc.cluster.local", "cluster.local"]
+    own = {f"web.{domain}", *(f"{name}.{each}" for each in searched)}
+    pod = copy.deepcopy(manifest)
+    pod["spec"]["dnsConfig"] = {
+        "nameservers": [CLUSTER_DNS[4]],
+        "searches": searched,
+        "options": [{"name": "ndots", "value": "5"}],
+    }
+    for each in ("init-wg", "init-wg-watchdog"):
+        container(pod, each)["env"].append({"name": "DNS_MODE", "value": "split"})
+    give_config(node)
+    lab = node.lab
+    web = [lab.web.addresses[family] for family in labs.FAMILIES]
+    lab.zone({f"web.{domain}": [SERVICE_ADDRESS], name: web[:1], "*": []})
+    with node.judge(lookups=own) as judge:
+        asked = {each.name: len(lab.queries(each)) for each in lab.members}
+        try:
+            played = node.play(pod)
+            assert played.returncode == 0, played.stderr + node.run("logs", INIT).stderr
+            wait_until(lambda: resolve(node, "web") == SERVICE_ADDRESS, "the cluster's name resolves")
+            assert resolve(node, name) == web[0]
+            assert resolve(node, "localhost") == "127.0.0.1"
+            (status,) = forwarders(node)
+            wait_until(lambda: "VPN is active" in ask(node, "readyz"), "the watchdog is ready")
+        finally:
+            node.remove_pods()
+            lab.zone({"*": web})
+        verdict = judge.verdict()
+        assert verdict.leaked == 0, verdict
+        told = {each.name: {line.split()[2] for line in lab.queries(each)[asked[each.name] :]} for each in lab.members}
+    assert told["service"] == own
+    assert {name, "web.example"} <= told["provider"]
+    assert not own & told["provider"]
+    assert not told["web"] | told["node"]
+    assert (int(status["CapEff"], 16), status["NoNewPrivs"], status["Seccomp"]) == (1 << 12, "1", "2")
+
+
+def resolve(node: Podman, name: str) -> str:
+    """What the C library of the application is told, by way of its resolv.conf."""
+    code = f"import socket; print(socket.gethostbyname({name!r}))"
+    return node.run("exec", APP, PYTHON, "-I", "-c", code).stdout.strip()
+
+
+def forwarders(node: Podman) -> list[dict[str, str]]:
+    """/proc/PID/status of every dnsmasq beside the watchdog."""
+    code = "import glob; print(*(open(each).read() for each in glob.glob('/proc/[0-9]*/status')), sep='\\0')"
+    texts = node.podman("exec", WATCHDOG, PYTHON, "-I", "-c", code).split("\0")
+    every = [
+        {key: value.strip() for key, _, value in (line.partition(":") for line in text.splitlines())} for text in texts
+    ]
+    return [each for each in every if each["Name"] == "dnsmasq"]
 
 
 @pytest.mark.parametrize(
