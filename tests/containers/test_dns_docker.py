@@ -20,9 +20,10 @@ import pytest
 from tests.lab import services
 
 from .engine import LAB_IMAGE, Engine, wait_until
-from .stack import PROJECT, STACK, TUNNEL, Stack
+from .stack import INTERNET, PROJECT, STACK, TUNNEL, Stack
 
-UPSTREAM = "127.0.0.1"  # as a caching resolver on the host has it
+#: A caching resolver on the host, which the daemon asks itself; or another, which it asks from the stack's network.
+ON_HOST, ELSEWHERE = "127.0.0.1", str(next(INTERNET.hosts()))
 TUNNEL_DNS = TUNNEL.partition("/")[0]
 NAME, UNKNOWN = "www.example.com", "no-such-service"
 BY_TUNNEL, BY_UPSTREAM = "203.0.113.1", "203.0.113.2"
@@ -35,8 +36,8 @@ class Resolver(NamedTuple):
 
     @property
     def asked(self) -> list[str]:
-        """The names it was asked for so far."""
-        return [line.split()[2] for line in self.log.read_text().splitlines()]
+        """The names it was asked for so far; the watchdog asks for none, which is the root."""
+        return [name for line in self.log.read_text().splitlines() if (name := line.split(" ")[2])]
 
 
 class Docker(NamedTuple):
@@ -48,13 +49,14 @@ class Docker(NamedTuple):
 
 
 @contextlib.contextmanager
-def resolver(folder: Path, network: Path, address: str, answer: str) -> Iterator[Resolver]:
+def resolver(folder: Path, network: Path, answer: str, *addresses: str) -> Iterator[Resolver]:
     """A resolver in a network namespace, of tests/lab."""
     folder.mkdir()
     zone, log = folder / "zone", folder / "log"
     zone.write_text(json.dumps({"*": [answer]}))
     log.touch()
-    argv = ["nsenter", f"--net={network}", "--", sys.executable, services.__file__, f"dns:{address}:53"]
+    servers = [f"dns:{address}:53" for address in addresses]
+    argv = ["nsenter", f"--net={network}", "--", sys.executable, services.__file__, *servers]
     environment = {**os.environ, "LAB_ZONE": str(zone), "LAB_QUERIES": str(log)}
     with subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE) as process:
         try:
@@ -79,10 +81,9 @@ def docker(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     with contextlib.ExitStack() as ends:
         stack = ends.enter_context(Stack(engine))
         provider = network_of(engine, "provider")
-        tunnel = ends.enter_context(resolver(folder / "tunnel", provider, TUNNEL_DNS, BY_TUNNEL))
+        tunnel = ends.enter_context(resolver(folder / "tunnel", provider, BY_TUNNEL, TUNNEL_DNS))
         daemon = Path(f"/proc/{engine.first}/ns/net")
-        upstream = ends.enter_context(resolver(folder / "upstream", daemon, UPSTREAM, BY_UPSTREAM))
-        resolv_conf.write_text(f"nameserver {UPSTREAM}\n")  # read at the start of each container
+        upstream = ends.enter_context(resolver(folder / "upstream", daemon, BY_UPSTREAM, ON_HOST, ELSEWHERE))
         ends.callback(resolv_conf.write_text, before)
         stack.write_config(dns=TUNNEL_DNS)
         yield Docker(stack, tunnel, upstream)
@@ -91,7 +92,8 @@ def docker(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 def resolve(docker: Docker, name: str) -> str:
     """What an application is told, by the C library and the resolv.conf that Docker wrote; "" for nothing."""
     stack = docker.stack
-    answer = stack.engine.try_docker("exec", stack.name("noise"), "getent", "ahostsv4", name)
+    patience = "--env=RES_OPTIONS=timeout:2 attempts:1"
+    answer = stack.engine.try_docker("exec", patience, stack.name("noise"), "getent", "ahostsv4", name)
     return answer.split()[0] if answer else ""
 
 
@@ -103,10 +105,14 @@ def docker_nat(docker: Docker) -> str:
 
 
 @contextlib.contextmanager
-def up(docker: Docker, mode: str) -> Iterator[str]:
-    """The stack in a mode, with a service beside it. Docker's NAT rules stay as they were when it was only sealed."""
+def up(docker: Docker, mode: str, nameserver: str = ON_HOST) -> Iterator[str]:
+    """The stack in a mode, on a host with this nameserver, and a service beside it. Returns the service's address.
+
+    Docker's NAT rules stay what they were when the stack was only sealed.
+    """
     stack = docker.stack
     stack.settings |= {"DNS_MODE": mode, "CLUSTER_DOMAIN": f"{PROJECT}_default"}
+    (stack.engine.folder / "resolv.conf").write_text(f"nameserver {nameserver}\n")  # read for each new container
     assert stack.up("holder").returncode == 0
     before = docker_nat(docker)
     assert "127.0.0.11" in before
@@ -147,6 +153,17 @@ def test_split(docker: Docker) -> None:
         assert NAME in docker.tunnel.asked[through:]
         assert not {"database", "holder", UNKNOWN} & set(docker.tunnel.asked[through:])
         assert set(docker.upstream.asked[asked:]) == {UNKNOWN}
+
+
+def test_split_where_docker_asks_from_the_stacks_network(docker: Docker) -> None:
+    """What it wants to ask of somebody outside comes back to the forwarder, and ends there."""
+    asked, through = len(docker.upstream.asked), len(docker.tunnel.asked)
+    with up(docker, "split", ELSEWHERE) as address:
+        wait_until(lambda: resolve(docker, NAME) == BY_TUNNEL, "the tunnel's resolver answers", 20)
+        assert resolve(docker, "database") == address
+        assert resolve(docker, UNKNOWN) == ""
+        assert set(docker.tunnel.asked[through:]) == {NAME}
+        assert docker.upstream.asked[asked:] == []
 
 
 def test_cluster(docker: Docker) -> None:
