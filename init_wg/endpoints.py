@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from init_wg import killswitch, nft, resolve
+from init_wg import killswitch, names, nft, resolve
 from init_wg import pod as pods
 from init_wg.errors import HandshakeError
 from init_wg.policy import Hole
@@ -32,7 +32,7 @@ def known(tunnel: Tunnel, have: State) -> Addresses:
     found = {}
     for key, endpoint in _wanted(tunnel).items():
         now = current.get(key)
-        if resolve.is_address(endpoint.host):
+        if names.is_address(endpoint.host):
             found[key] = (str(resolve.address(endpoint.host)), endpoint.port)
         elif now and now[1] == endpoint.port:
             found[key] = now
@@ -53,7 +53,7 @@ def candidates(
     for key, endpoint in _wanted(tunnel).items():
         session = seen.traffic.get(key)
         settled = key in fixed and session is not None and session.latest_handshake > alive
-        if not resolve.is_address(endpoint.host) and (ask_again or not settled):
+        if not names.is_address(endpoint.host) and (ask_again or not settled):
             addresses = _ask(Goal(settings, environment, tunnel, fixed), seen, endpoint.host)
             found[key] = sorted(((a, endpoint.port) for a in addresses), key=lambda end: end != fixed.get(key))
     most = max(map(len, found.values()), default=1)

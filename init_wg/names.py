@@ -38,7 +38,7 @@ def parse(text: str) -> ResolvConf:
     nameservers: dict[str, None] = {}
     search: tuple[str, ...] = ()
     for words in map(str.split, text.splitlines()):
-        if len(words) > 1 and words[0] == "nameserver" and _is_address(words[1]):
+        if len(words) > 1 and words[0] == "nameserver" and is_address(words[1]):
             nameservers[str(ip_address(words[1]))] = None
         elif words and words[0] in ("search", "domain"):
             search = tuple(word.rstrip(".").lower() for word in words[1:])
@@ -131,12 +131,13 @@ def _domain(pod: ResolvConf) -> str:
     return found[0] if found else CLUSTER_DOMAIN
 
 
-def _is_address(text: str) -> bool:
+def is_address(text: str) -> bool:
+    """An address, rather than a name? None with a zone (%eth0): no rule can say it."""
     try:
         ip_address(text)
     except ValueError:
         return False
-    return True
+    return "%" not in text
 
 
 def _order(address: Address) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
+from init_wg import names
 from init_wg.errors import HandshakeError, KernelError
 from init_wg.state import FWMARK
 
@@ -17,17 +18,7 @@ if TYPE_CHECKING:
 
     import dns.message
 
-_RESOLV_CONF = "/etc/resolv.conf"
 _TIMEOUT, _TRIES = 2.0, 2  # seconds per query, rounds over all resolvers
-
-
-def is_address(host: str) -> bool:
-    """An address, rather than a name?"""
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def address(host: str) -> IPv4Address | IPv6Address:
@@ -42,17 +33,9 @@ def sort_key(host: str) -> int:
 
 def resolvers() -> list[str]:
     """The nameservers of resolv.conf, in its order. Raises KernelError when there are none."""
-    found = []
-    try:
-        with open(_RESOLV_CONF) as file:
-            for line in file:
-                words = line.split()
-                if len(words) > 1 and words[0] == "nameserver" and is_address(words[1]) and words[1] not in found:
-                    found.append(words[1])
-    except OSError:
-        pass
+    found = list(names.read().nameservers)
     if not found:
-        raise KernelError(f"{_RESOLV_CONF} names no nameserver: write the endpoint as an address")
+        raise KernelError(f"{names.RESOLV_CONF} names no nameserver: write the endpoint as an address")
     return found
 
 

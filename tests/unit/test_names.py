@@ -31,7 +31,7 @@ TUNNEL = Names(resolvers=("10.64.0.1",), cluster=(), docker=False, forwarded=Fal
         pytest.param("nameserver 10.96.0.10\nsearch a.b c\n", ("10.96.0.10",), ("a.b", "c"), id="a kubelet's"),
         pytest.param("nameserver\t127.0.0.11\noptions ndots:0", ("127.0.0.11",), (), id="Docker's"),
         pytest.param("nameserver ::1\nnameserver FD00::A\nnameserver ::1", ("::1", "fd00::a"), (), id="once each"),
-        pytest.param("nameserver fe80::1%eth0", ("fe80::1%eth0",), (), id="with a zone"),
+        pytest.param("nameserver fe80::1%eth0", (), (), id="with a zone, which no rule can say"),
         pytest.param("nameserver localhost\nnameserver\nnameserver 1.2.3", (), (), id="no addresses"),
         pytest.param("#nameserver 1.1.1.1\n; nameserver 1.1.1.1\n", (), (), id="comments"),
         pytest.param("nameserver 1.1.1.1 # mine", ("1.1.1.1",), (), id="a comment behind"),

@@ -14,7 +14,7 @@ import dns.rcode
 import dns.rrset
 import pytest
 
-from init_wg import resolve
+from init_wg import names, resolve
 from init_wg.errors import HandshakeError, KernelError
 
 Answer = Callable[[dns.message.Message], list[bytes]]
@@ -180,7 +180,7 @@ def test_on_linux_a_name_that_does_not_resolve(
 def test_the_pods_resolvers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, expected: list[str]) -> None:
     file = tmp_path / "resolv.conf"
     file.write_text(text)
-    monkeypatch.setattr(resolve, "_RESOLV_CONF", str(file))
+    monkeypatch.setattr(names, "RESOLV_CONF", str(file))
     assert resolve.resolvers() == expected
 
 
@@ -189,17 +189,25 @@ def test_a_pod_without_resolvers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     file = tmp_path / "resolv.conf"
     if text is not None:
         file.write_text(text)
-    monkeypatch.setattr(resolve, "_RESOLV_CONF", str(file))
+    monkeypatch.setattr(names, "RESOLV_CONF", str(file))
     with pytest.raises(KernelError, match="names no nameserver"):
         resolve.resolvers()
 
 
 @pytest.mark.parametrize(
     ("host", "expected"),
-    [("192.0.2.1", True), ("2001:db8::1", True), (NAME, False), ("192.0.2", False), ("", False), ("::g", False)],
+    [
+        ("192.0.2.1", True),
+        ("2001:db8::1", True),
+        (NAME, False),
+        ("192.0.2", False),
+        ("", False),
+        ("::g", False),
+        ("fe80::1%eth0", False),
+    ],
 )
 def test_a_name_is_no_address(host: str, expected: bool) -> None:
-    assert resolve.is_address(host) is expected
+    assert names.is_address(host) is expected
 
 
 def test_an_address_has_one_spelling() -> None:
