@@ -1,6 +1,6 @@
 """DNS: which resolvers there are, and how the forwarder is started. Pure but for reading resolv.conf.
 
-The forwarder is dnsmasq: 2 MB, in every distribution, and its server=/domain/ is exactly what `split` needs.
+The forwarder is dnsmasq: 5 MB, in every distribution, and its server=/domain/ is exactly what `split` needs.
 It listens on the loopback and holds nothing of ours: the kill-switch decides where its queries may go.
 """
 
