@@ -27,7 +27,11 @@ demo-compose: .venv/.prepared
 
 test:
 	tests/prepare.sh $(TOOLS) $(KERNEL_TOOLS) $(CONTAINER_TOOLS)
-	$(PY) -m pytest
+	@mkdir -p .cache
+	@# The virtual machines take one core, and what else there is mostly waits: both at once.
+	@$(PY) -m pytest tests/kernel > .cache/kernel.log 2>&1 & kernel=$$!; \
+	$(PY) -m pytest --ignore tests/kernel; others=$$?; \
+	wait $$kernel; machines=$$?; cat .cache/kernel.log; exit $$((others || machines))
 
 # The pure parts: no root, any system with Python.
 test-unit: .venv/.prepared

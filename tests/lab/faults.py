@@ -274,13 +274,14 @@ def rename(lab: Lab) -> None:
 
 
 def replace_by_bridge(lab: Lab) -> None:
-    """Something that is no tunnel, but is called wg0, has its addresses and answers."""
-    lab.pod.run(["ip", "link", "delete", "wg0"])
-    lab.pod.run(["ip", "link", "add", "wg0", "type", "bridge"])
-    lab.pod.run(["ip", "link", "set", "wg0", "up"])
+    """Something that is no tunnel, but is called wg0, has its addresses and answers.
+
+    In one go, and no matter what of it fails: a watchdog may have it away before it is complete.
+    """
+    lines = ["link delete wg0", "link add wg0 type bridge", "link set wg0 up"]
     for family in lab.families:
-        lab.pod.run(["ip", "address", "add", INSIDE[family], "dev", "wg0"])
-        lab.pod.run(["ip", f"-{family}", "route", "replace", "default", "dev", "wg0", "table", "51820"])
+        lines += [f"address add {INSIDE[family]} dev wg0", f"-{family} route replace default dev wg0 table 51820"]
+    lab.pod.run(["ip", "-force", "-batch", "-"], stdin="\n".join(lines) + "\n", check=False)
 
 
 def run_again(lab: Lab) -> None:
