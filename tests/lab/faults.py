@@ -280,7 +280,8 @@ def replace_by_bridge(lab: Lab) -> None:
     """
     lines = ["link delete wg0", "link add wg0 type bridge", "link set wg0 up"]
     for family in lab.families:
-        lines += [f"address add {INSIDE[family]} dev wg0", f"-{family} route replace default dev wg0 table 51820"]
+        everything = {4: "0.0.0.0/0", 6: "::/0"}[family]
+        lines += [f"address add {INSIDE[family]} dev wg0", f"route replace {everything} dev wg0 table 51820"]
     lab.pod.run(["ip", "-force", "-batch", "-"], stdin="\n".join(lines) + "\n", check=False)
 
 
