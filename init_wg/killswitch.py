@@ -113,6 +113,9 @@ def _output(policy: Policy) -> list[str]:
     rules = _query(policy.hole)[0] if policy.hole else []
     rules += _docker_resolver(policy)
     rules.append('oif "lo" accept')
+    # Never the tunnel inside itself: without their mark WireGuard's own packets come here, the provider takes what
+    # arrives for the pod having moved into the tunnel, and the two go on feeding each other for ever.
+    rules += [f"{tunnel} {_family(a)} daddr {a} udp dport {port} jump refuse" for a, port in policy.endpoints]
     # Only with the tunnel's own source: a packet of the pod's address in the tunnel would come back elsewhere.
     rules += [f"{tunnel} {match} accept" for match in _by_family("saddr", policy.tunnel_addresses)]
     rules += [f"{rule} accept" for rule in _wireguard(policy, f"{uplink} ")]
@@ -210,7 +213,9 @@ def _wireguard(policy: Policy, device: str) -> list[str]:
 def _input(policy: Policy) -> list[str]:
     tunnel, uplink = f'iifname "{policy.tunnel}"', f'iifname "{policy.uplink}"'
     rules = _query(policy.hole)[1] if policy.hole else []
-    rules += ['iif "lo" accept', f"{tunnel} ct state established,related accept"]
+    rules.append('iif "lo" accept')
+    rules += [f"{tunnel} {_family(a)} saddr {a} udp sport {port} drop" for a, port in policy.endpoints]
+    rules.append(f"{tunnel} ct state established,related accept")
     if policy.input_ports:
         rules.append(f"{tunnel} meta l4proto {{ tcp, udp }} th dport {_set(map(str, policy.input_ports))} accept")
     # To the tunnel's addresses, but not through the tunnel: CVE-2019-14899.

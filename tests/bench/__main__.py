@@ -12,11 +12,11 @@ import shutil
 import signal
 import sys
 
-from tests.bench import measures, resident
+from tests.bench import measures, names, resident
 from tests.lab.lab import LabError, missing
 
 TOOLS = ("iperf3", "wrk")
-BENCHMARKS = {**measures.BENCHMARKS, **resident.RESIDENT}
+BENCHMARKS = {**measures.BENCHMARKS, "names": (names.names, 15), **resident.RESIDENT}
 
 
 def main() -> int:
