@@ -34,8 +34,11 @@ PINNED = (
     "rpds-py==2026.9.1",
     "typing_extensions==4.16.0",
 )
-# Where neither kubectl nor kustomize knows components: this one, unpacked and not installed (Debian 12 has none).
+# Where neither kubectl nor kustomize knows components: Debian 13's, unpacked and not installed (Debian 12 has none),
+# from the mirror that this machine uses.
 TRIXIE = "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {mirror} trixie main\n"
+_MIRRORS = ("apt-get", "indextargets", "--format", "$(REPO_URI) $(ORIGIN) $(CODENAME) $(COMPONENT)",
+            "Created-By: Packages")  # fmt: skip
 
 _PARSE = "import json, sys, yaml; json.dump([d for d in yaml.safe_load_all(sys.stdin) if d], sys.stdout)"
 _VALIDATE = """
@@ -103,6 +106,15 @@ def problems(documents: list[Any], version: str) -> list[str]:
     return found
 
 
+def _mirror() -> str:
+    """Where this Debian gets its packages."""
+    for line in _must(*_MIRRORS).splitlines():
+        uri, *rest = line.split(" ")
+        if rest[0] == "Debian" and "-" not in rest[1] and rest[2:] == ["main"]:
+            return uri
+    raise ManifestsError("apt knows no mirror of Debian: install kubectl (1.21 or later) or kustomize")
+
+
 @cache
 def kustomize() -> tuple[str, ...]:
     """The command that builds a kustomization. Components came with kubectl 1.21."""
@@ -124,7 +136,7 @@ def _fetch_kustomize() -> None:
     shutil.rmtree(apt, ignore_errors=True)
     for folder in ("lists/partial", "cache/archives/partial"):
         (apt / folder).mkdir(parents=True)
-    (apt / "sources.list").write_text(TRIXIE)
+    (apt / "sources.list").write_text(TRIXIE.format(mirror=_mirror()))
     (apt / "status").touch()
     options = (
         "Dir::Etc::sourceparts=-",
