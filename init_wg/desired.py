@@ -111,8 +111,8 @@ def policy(settings: Settings, tunnel: Tunnel, pod: Pod, now: Circumstances) -> 
         uplink=pod.uplink,
         links=pod.links if now.gate else (),
         routed=now.routed,
-        tunnel_addresses=_hosts(a.ip for a in tunnel.addresses if _family(a.version) in now.families),
-        pod_addresses=_hosts(a.ip for a in pod.addresses),
+        tunnel_addresses=networks.hosts(a.ip for a in tunnel.addresses if _family(a.version) in now.families),
+        pod_addresses=networks.hosts(a.ip for a in pod.addresses),
         endpoints=tuple(sorted(set(now.endpoints.values()))),
         bypass=networks.spelled(now.bypass),
         neighbours=networks.spelled([*link_local, *_on_link(pod, now)]),
@@ -235,10 +235,6 @@ def _asked(now: Circumstances) -> Iterator[Network]:
 def _named(route: Route, bypass: tuple[Network, ...]) -> bool:
     network = ip_network(route.destination)
     return any(network.version == n.version and network.subnet_of(n) for n in bypass)  # type: ignore[arg-type]
-
-
-def _hosts(addresses: Iterator[networks.Address]) -> tuple[str, ...]:
-    return tuple(str(address) for address in sorted(set(addresses), key=lambda a: (a.version, int(a))))
 
 
 def _family(version: int) -> int:

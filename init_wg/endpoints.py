@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from init_wg import killswitch, names, nft, resolve
 from init_wg import pod as pods
 from init_wg.errors import HandshakeError
+from init_wg.networks import hosts
 from init_wg.policy import Hole
 from init_wg.reconcile import Goal, compare, preferred_kind
 from init_wg.state import INET, INET6
@@ -33,7 +35,7 @@ def known(tunnel: Tunnel, have: State) -> Addresses:
     for key, endpoint in _wanted(tunnel).items():
         now = current.get(key)
         if names.is_address(endpoint.host):
-            found[key] = (str(resolve.address(endpoint.host)), endpoint.port)
+            found[key] = (str(ip_address(endpoint.host)), endpoint.port)
         elif now and now[1] == endpoint.port:
             found[key] = now
     return found
@@ -88,7 +90,7 @@ def _ask(goal: Goal, seen: Observation, host: str) -> list[str]:
     with resolve.query_socket() as (query, port):
         if not goal.settings.kill_switch:
             return resolve.resolve(query, host, servers, goal.tunnel.path)
-        hole = Hole(tuple(sorted(servers, key=lambda server: (":" in server, resolve.sort_key(server)))), port)
+        hole = Hole(hosts(servers), port)
         nft.load(killswitch.replacement(_holding(goal, seen, hole)))
         try:
             return resolve.resolve(query, host, servers, goal.tunnel.path)

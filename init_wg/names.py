@@ -10,6 +10,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, NamedTuple
 
 from init_wg.killswitch import DOCKER_RESOLVER, FORWARDER_PORT, FORWARDER_SOURCE
+from init_wg.networks import hosts
 from init_wg.policy import Names
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def choose(settings: Settings, tunnel: Tunnel, pod: ResolvConf) -> Names | None:
 def asked(settings: Settings, pod: ResolvConf) -> tuple[str, ...]:
     """The resolvers that everybody may ask beside the tunnel: in `cluster`, those of the pod."""
     if settings.dns_config and settings.dns_mode == "cluster":
-        return tuple(str(address) for address in sorted(map(ip_address, pod.nameservers), key=_order))
+        return hosts(pod.nameservers)
     return ()
 
 
@@ -138,7 +139,3 @@ def is_address(text: str) -> bool:
     except ValueError:
         return False
     return "%" not in text
-
-
-def _order(address: Address) -> tuple[int, int]:
-    return address.version, int(address)

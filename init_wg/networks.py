@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network, summarize_address_range
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+    summarize_address_range,
+)
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -29,6 +37,12 @@ def is_local(network: Network) -> bool:
 def covers(network: Network, address: Address) -> bool:
     """`in`, without the error for the other family."""
     return network.version == address.version and address in network
+
+
+def hosts(addresses: Iterable[Address | str]) -> tuple[str, ...]:
+    """Each address once, in its one spelling and in nft's order: IPv4 first, then by number."""
+    found = {ip_address(address) for address in addresses}
+    return tuple(map(str, sorted(found, key=lambda address: (address.version, int(address)))))
 
 
 def without(networks: Iterable[Network], holes: Iterable[Address]) -> list[Network]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import time
 from contextlib import contextmanager
-from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from init_wg import names
@@ -14,21 +13,10 @@ from init_wg.state import FWMARK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from ipaddress import IPv4Address, IPv6Address
 
     import dns.message
 
 _TIMEOUT, _TRIES = 2.0, 2  # seconds per query, rounds over all resolvers
-
-
-def address(host: str) -> IPv4Address | IPv6Address:
-    """The address in its one spelling."""
-    return ip_address(host)
-
-
-def sort_key(host: str) -> int:
-    """For addresses of one family."""
-    return int(ip_address(host))
 
 
 def resolvers() -> list[str]:

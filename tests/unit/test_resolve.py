@@ -14,7 +14,7 @@ import dns.rcode
 import dns.rrset
 import pytest
 
-from init_wg import names, resolve
+from init_wg import names, networks, resolve
 from init_wg.errors import HandshakeError, KernelError
 
 Answer = Callable[[dns.message.Message], list[bytes]]
@@ -211,4 +211,4 @@ def test_a_name_is_no_address(host: str, expected: bool) -> None:
 
 
 def test_an_address_has_one_spelling() -> None:
-    assert str(resolve.address("2001:DB8:0::0001")) == "2001:db8::1"
+    assert networks.hosts(["2001:DB8:0::0001"]) == ("2001:db8::1",)
