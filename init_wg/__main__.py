@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
+
+TYPE_CHECKING = False  # typing's own costs 5 ms, a quarter of the lockdown
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 _WORDS = ("up", "lockdown", "hold", "check", "status", "down")
 
@@ -19,7 +24,7 @@ def main() -> None:
         from init_wg import cli
 
         status = cli.run(arguments)
-    sys.exit(status)
+    _exit(status)
 
 
 def _sealed(arguments: list[str]) -> int | None:
@@ -35,6 +40,16 @@ def _sealed(arguments: list[str]) -> int | None:
         log.error(str(error))
         return error.exit_code
     return 0 if arguments == ["lockdown"] else None
+
+
+def _exit(status: int) -> NoReturn:
+    """Leave the tear-down to the kernel: Python's own, object by object, takes a tenth of a whole `up`."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, OSError):  # closed from the start; or whoever read it has gone
+            continue
+    os._exit(status)
 
 
 if __name__ == "__main__":

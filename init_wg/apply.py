@@ -67,6 +67,7 @@ def _create_link(kernel: netlink.Socket, settings: Settings, link: Any) -> None:
 
 _ACTIONS: dict[str, Callable[[netlink.Socket, Settings, Any], None]] = {
     "load": lambda _, __, text: nft.load(killswitch.replacement(text)),
+    "open": lambda _, __, text: nft.begin(killswitch.replacement(text)),
     "unload": lambda _, __, ___: nft.load(killswitch.removal()),
     "delete-link": lambda kernel, _, link: rtchange.delete_link(kernel, netlink.index(link.name)),
     "create-link": _create_link,

@@ -37,8 +37,8 @@ class Step(NamedTuple):
 
 def plan(want: State, have: State, sealed: str) -> tuple[Step, ...]:
     """The steps from `have` to `want`. `sealed` is the lockdown's text: it opens last, all else is mended first."""
-    opening = _ruleset(want.ruleset, have.ruleset)
     is_sealed = have.ruleset == sealed and want.ruleset != ""
+    opening = _ruleset(want.ruleset, have.ruleset, "open" if is_sealed else "load")
     link = want.link
     replaced = bool(have.link and link and not _usable(have, link))
     if link and (replaced or have.link is None):  # its addresses and routes go, or went, with it
@@ -68,12 +68,12 @@ def _usable(have: State, wanted: Link) -> bool:
     return have.link is not None and have.link.kind == wanted.kind and have.device is not None
 
 
-def _ruleset(want: str, have: str) -> list[Step]:
+def _ruleset(want: str, have: str, action: str) -> list[Step]:
     if want == have:
         return []
     if not want:
         return [Step("unload", None, "kill-switch", "none", "loaded")]
-    return [Step("load", want, "kill-switch", "as designed", _difference(want, have))]
+    return [Step(action, want, "kill-switch", "as designed", _difference(want, have))]
 
 
 def _difference(want: str, have: str) -> str:

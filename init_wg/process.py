@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_PAUSE = 0.0002  # seconds
 _SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -26,8 +32,10 @@ def find(program: str) -> str | None:
     return None
 
 
-def run(argv: tuple[str, ...], stdin: str = "") -> Result:
-    """Run a program to its end. Raises FileNotFoundError when it is not installed.
+def run(argv: tuple[str, ...], stdin: str = "", done: Callable[[], bool] | None = None) -> Result:
+    """Run a program to its end, or until `done` says that it has done what it was run for (then its status is 0).
+
+    Raises FileNotFoundError when it is not installed.
 
     Its three streams are anonymous memory files: no pipe can fill up, and `subprocess`, which costs more
     to import than nft takes to load the kill-switch, is not needed.
@@ -41,7 +49,10 @@ def run(argv: tuple[str, ...], stdin: str = "") -> Result:
         os.lseek(files[0], 0, os.SEEK_SET)
         actions = [(os.POSIX_SPAWN_DUP2, file, number) for number, file in enumerate(files)]
         child = os.posix_spawn(path, argv, os.environ, file_actions=actions)
-        _, status = os.waitpid(child, 0)
+        ended, status = os.waitpid(child, os.WNOHANG if done else 0)
+        while not ended and done and not done():
+            time.sleep(_PAUSE)
+            ended, status = os.waitpid(child, os.WNOHANG)
         printed = [os.pread(file, os.fstat(file).st_size, 0).decode(errors="replace") for file in files[1:]]
     finally:
         for file in files:

@@ -139,7 +139,7 @@ def preferred_kind(settings: Settings, have: State) -> str:
 def _give_up(comparison: Comparison) -> NoReturn:
     """Applied, and still different. If the kill-switch itself cannot be trusted, seal the pod again."""
     steps = comparison.steps
-    if any(step.action == "load" for step in steps):
+    if any(step.action in ("load", "open") for step in steps):
         lockdown.reseal(list(comparison.pod.links))
     raise VerifyError(
         f"applied, but it reads back different: {'; '.join(map(str, steps[:3]))}; "

@@ -25,8 +25,10 @@ fi
 stamp=.venv/.prepared
 if [ ! -e "$stamp" ] || [ pyproject.toml -nt "$stamp" ] || [ constraints.txt -nt "$stamp" ]; then
 	python3 -m venv .venv 2>/dev/null || { rm -rf .venv; python3 -m pip install -q --user --break-system-packages virtualenv; python3 -m virtualenv -q .venv; }
+	# A pip of its own: the commands that older ones write import `re`, which takes longer than the lockdown itself.
+	.venv/bin/pip install -q --disable-pip-version-check -c constraints.txt pip
 	# compat: a path, and no finder that every start has to import; nor the one that setuptools would leave behind.
-	.venv/bin/pip install -q --disable-pip-version-check -c constraints.txt --config-settings editable_mode=compat -e '.[dev]'
+	PYTHONWARNINGS=ignore .venv/bin/pip install -q --disable-pip-version-check -c constraints.txt --config-settings editable_mode=compat -e '.[dev]'
 	.venv/bin/pip uninstall -q -y setuptools 2>/dev/null || true
 	touch "$stamp"
 fi

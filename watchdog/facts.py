@@ -15,7 +15,7 @@ import struct
 from typing import NamedTuple
 
 from init_wg import device as wireguard
-from init_wg.netlink import NETLINK_ROUTE, Socket, attribute_list, attributes, text
+from init_wg.netlink import NETLINK_NETFILTER, NETLINK_ROUTE, Socket, attribute_list, attributes, generation, text
 from watchdog.health import PeerFacts
 from watchdog.metrics import PeerMetrics
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 # linux/rtnetlink.h, linux/netfilter/nf_tables.h
 _GET_LINK, _GET_ADDRESS, _GET_ROUTE, _GET_RULE = 18, 22, 26, 34
-_NETLINK_NETFILTER, _NFTABLES, _GET_GENERATION, _GET_RULES = 12, 10 << 8, 16, 7
+_NFTABLES, _GET_RULES = 10 << 8, 7
 _GET_TABLE = 1
 _INET = 1
 _CLONED = 0x200
@@ -117,21 +117,11 @@ def settings_number(reading: Reading | None) -> int:
     return 0 if reading is None else hash(reading.device)
 
 
-def generation() -> int:
-    """nftables' generation: another number after every change by anyone. Three microseconds.
-
-    Raises OSError (no NET_ADMIN, no nf_tables).
-    """
-    with Socket(_NETLINK_NETFILTER) as kernel:
-        answers = kernel.exchange(_NFTABLES | _GET_GENERATION, bytes(4))
-    return int.from_bytes(attributes(answers[0], 4).get(1, b""), "big") if answers else 0
-
-
 def sealed() -> bool:
     """Is the kill-switch's table there? Raises OSError when the kernel does not say."""
     name = _attribute(1, TABLE + b"\0")
     try:
-        with Socket(_NETLINK_NETFILTER) as kernel:
+        with Socket(NETLINK_NETFILTER) as kernel:
             kernel.exchange(_NFTABLES | _GET_TABLE, bytes([_INET, 0, 0, 0]) + name)
     except FileNotFoundError:
         return False
@@ -146,7 +136,7 @@ def counters(chain: str) -> tuple[int, ...]:
     """
     body = bytes([_INET, 0, 0, 0]) + _attribute(1, TABLE + b"\0") + _attribute(2, chain.encode() + b"\0")
     try:
-        with Socket(_NETLINK_NETFILTER) as kernel:
+        with Socket(NETLINK_NETFILTER) as kernel:
             rules = kernel.dump(_NFTABLES | _GET_RULES, body)
     except FileNotFoundError:
         return ()

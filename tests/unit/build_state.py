@@ -63,7 +63,7 @@ def simulate(state: State, steps: Iterable[Step]) -> State:
 def _after(state: State, step: Step) -> State:
     item = step.item
     match step.action:
-        case "load":
+        case "load" | "open":
             return state._replace(ruleset=item)
         case "unload":
             return state._replace(ruleset="")

@@ -97,6 +97,36 @@ def test_any_rule_comes_back(
     assert read(memory).rules == (rule,)
 
 
+def test_the_link_messages_are_pyroute2s_own(memory: Memory) -> None:
+    """Ours is made of the same classes, without the plugins for every kind of link."""
+    kernel = socket_of(memory)
+    rtchange.add_link(kernel, "wg0", "wireguard")
+    rtchange.change_link(kernel, 7, mtu=1420)
+    rtchange.change_link(kernel, 7, up=True)
+    rtchange.change_link(kernel, 7, up=False)
+    rtchange.delete_link(kernel, 7)
+    made = [body for _, _, body in memory.told]
+    memory.told.clear()
+    rtchange.write(kernel, NEWLINK, 0, theirs(0), [("IFLA_IFNAME", "wg0"), ("IFLA_LINKINFO", info("wireguard"))])
+    rtchange.write(kernel, NEWLINK, 0, theirs(7), [("IFLA_MTU", 1420)])
+    rtchange.write(kernel, NEWLINK, 0, theirs(7, change=1, flags=1), [])
+    rtchange.write(kernel, NEWLINK, 0, theirs(7, change=1, flags=0), [])
+    rtchange.write(kernel, DELLINK, 0, theirs(7), [])
+    assert made == [body for _, _, body in memory.told]
+
+
+def theirs(number: int, **fields: int) -> object:
+    message = rtchange.messages("rtnl.ifinfmsg").ifinfmsg()
+    message["index"] = number
+    for name, value in fields.items():
+        message[name] = value
+    return message
+
+
+def info(kind: str) -> dict[str, list[tuple[str, str]]]:
+    return {"attrs": [("IFLA_INFO_KIND", kind)]}
+
+
 def test_suppress_prefixlength_is_really_on_the_wire(memory: Memory) -> None:
     """By another name pyroute2 drops it in silence, and the rule sends everything past the tunnel."""
     rtchange.write_rule(socket_of(memory), Rule(INET, 200, 254, suppress_prefix_length=0), add=True)

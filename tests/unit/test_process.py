@@ -39,6 +39,17 @@ def test_on_linux_output_that_is_no_text() -> None:
     assert process.run(("sh", "-c", r"printf 'a\377b'")).stdout == "a\N{REPLACEMENT CHARACTER}b"
 
 
+def test_on_linux_one_that_has_done_its_work_is_not_waited_for(tmp_path: Path) -> None:
+    """But one that ends before, with an error, is heard."""
+    done = tmp_path / "done"
+    started = time.monotonic()
+    result = process.run(("sh", "-c", 'touch "$0"; sleep 20', str(done)), done=done.exists)
+    assert (result.status, done.exists()) == (0, True)
+    assert time.monotonic() < started + 10
+    result = process.run(("sh", "-c", "echo bad >&2; exit 3"), done=lambda: False)
+    assert (result.status, result.stderr) == (3, "bad\n")
+
+
 def test_on_linux_nothing_is_left_open() -> None:
     before = os.listdir("/proc/self/fd")
     for _ in range(5):
