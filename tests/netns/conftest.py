@@ -6,6 +6,7 @@ Everything here is real: kernels, WireGuard, nftables, captures. What is missing
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -20,6 +21,8 @@ def machine() -> None:
     """Skip, with the reason, where no lab can be built; under CI that is a failure."""
     if lacking := missing():
         (pytest.fail if os.environ.get("CI") else pytest.skip)(f"the leak suite needs: {lacking}")
+    # A shell without job control makes what it runs in the background ignore this, and all that is started from there.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
