@@ -9,12 +9,9 @@ from init_wg import log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from watchdog.child import Child, Ended
     from watchdog.loop import Loop, Timer
-
-    Spawn = Callable[[tuple[str, ...], float, Callable[[Ended], None]], Child | None]
+    from watchdog.supervisor import Spawn
 
 #: Seconds until it is started again: at once the first time, then doubling.
 AGAIN_FIRST, AGAIN_LAST = 0.05, 10.0

@@ -9,7 +9,6 @@ for those who ask at :9999.
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import time
 from select import EPOLLIN
@@ -17,19 +16,20 @@ from select import EPOLLIN
 from init_wg import __version__, log
 from init_wg.errors import InitWgError
 from watchdog import events, facts, metrics, policy
-from watchdog.child import Child, Ended
 from watchdog.forwarder import Forwarder
 from watchdog.health import DEAD, HEALTHY, UNKNOWN, Health, Verdict
 from watchdog.policy import CONFIG, CONFIRM, DRIFT, PEER, START, VERIFY, Policy, Run
 from watchdog.probe import Probe
 from watchdog.remembered import Remembered
 from watchdog.server import Reply, Server, listen
+from watchdog.supervisor import Supervisor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from init_wg.wireguard import Reading
+    from watchdog.child import Child, Ended
     from watchdog.events import Author
     from watchdog.facts import Fingerprint
     from watchdog.loop import Loop, Timer
@@ -47,8 +47,6 @@ LISTEN_AGAIN = 5.0
 EXIT_CHECK_TIMEOUT, EXIT_CHECK_AGAIN, EXIT_CHECK_FAILURES = 45.0, 10.0, 3
 #: What a run may take beyond the handshakes it waits for.
 RUN_TIMEOUT = 60.0
-#: Seconds for a child to end when the watchdog ends; then it is killed.
-LAST_GRACE = 0.4
 _AUTHORS = 4
 
 JSON = "application/json"
@@ -67,11 +65,11 @@ class Keeper:
         self._policy = Policy(now)
         self._health = Health()
         self._kernel = facts.Kernel(settings.interface)
+        self._supervisor = Supervisor(loop, environment, self._look_soon)
         self._probe = Probe(loop, settings.interface, self._answered)
         self._forwarder = Forwarder(loop, self._spawn)
         self._events: events.Events | None = None
         self._server: Server | None = None
-        self._children: dict[int, Child] = {}
         self._run: Child | None = None
         self._run_before: Fingerprint | None = None
         self._noticed: float | None = None
@@ -89,7 +87,6 @@ class Keeper:
         self._remembered = Remembered()
         self._run_files = 0
         self._run_config = ""
-        self._spawn_error = ""
         self._exit_failures = 0
         self._exit_words = ""
         self._exit_due = now
@@ -101,7 +98,6 @@ class Keeper:
         self.failed_repairs = self.failovers = 0
         self.exit_checks: dict[str, int] = {}
         self._up: bool | None = None
-        self._stopping = False
         self._page = Reply(503, "503 VPN is not active: the watchdog is starting\n")
 
     # --- start and end ---------------------------------------------------------------------------------------------
@@ -123,15 +119,7 @@ class Keeper:
 
     def stop(self) -> None:
         """End in well under a second. The kill-switch and the tunnel stay as they are."""
-        self._stopping = True
-        for child in self._children.values():
-            child.signal(signal.SIGTERM)
-        deadline = self._loop.now() + LAST_GRACE
-        while self._children and self._loop.now() < deadline:
-            self.reap()
-            time.sleep(0.005)
-        for child in self._children.values():
-            child.signal(signal.SIGKILL)
+        self._supervisor.stop()
         if self._server:
             self._server.close()
 
@@ -139,6 +127,10 @@ class Keeper:
         """SIGHUP: read the configuration again."""
         log.info("asked to read the configuration again")
         self._check_config()
+
+    def reap(self) -> None:
+        """SIGCHLD: a child ended."""
+        self._supervisor.reap()
 
     def _listen(self) -> None:
         pages = {
@@ -174,10 +166,14 @@ class Keeper:
                         self._authors[known] = self._authors.get(known, 0) + 1
                 if self._noticed is None:
                     self._noticed = self._loop.now()
-                if self._look_due is None:
-                    self._look_due = self._loop.call_later(DEBOUNCE, self._look_and_go)
+                self._look_soon()
 
         return ready
+
+    def _look_soon(self) -> None:
+        """After an event; or an orphan ended: perhaps wireguard-go, and its interface with it."""
+        if self._look_due is None:
+            self._look_due = self._loop.call_later(DEBOUNCE, self._look_and_go)
 
     def _look_and_go(self) -> None:
         self._look_due = None
@@ -282,42 +278,10 @@ class Keeper:
         quiet: bool = False,
         config: str = "",
     ) -> Child | None:
-        """Start a Python module of ours. -P: never from the folder we happen to be in.
-
-        quiet: a repair is told in one line, by us; unless somebody wants to see everything.
-        """
-        argv = (sys.executable, "-P", "-m", *command)
-        environment = dict(self._environment)
-        if quiet and environment.get("LOG_LEVEL", "").lower() != "debug":
-            environment["LOG_LEVEL"] = "warning"
-        if config:
-            environment["WG_CONFIG"] = config
-        try:
-            child = Child(self._loop, argv, environment, timeout, ended)
-        except OSError as error:
-            self._spawn_error = f"cannot start a program: {error.strerror}"
-            self._setup = self._spawn_error
-            log.error(self._spawn_error)
-            return None
-        self._spawn_error = ""
-        self._children[child.pid] = child
+        child = self._supervisor.spawn(command, timeout, ended, quiet=quiet, config=config)
+        if child is None:
+            self._setup = self._supervisor.error
         return child
-
-    def reap(self) -> None:
-        """Collect whatever ended: our children, and as PID 1 or subreaper those of others."""
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if not pid:
-                return
-            child = self._children.pop(pid, None)
-            if child is not None and not self._stopping:
-                child.reaped(status)
-            elif child is None and self._look_due is None and not self._stopping:
-                # An orphan: perhaps wireguard-go, and its interface with it.
-                self._look_due = self._loop.call_later(DEBOUNCE, self._look_and_go)
 
     def _ended(self, ended: Ended) -> None:
         """A run of the setup is over."""
@@ -528,8 +492,8 @@ class Keeper:
         return self._page
 
     def _live_page(self) -> Reply:
-        if self._spawn_error:
-            return Reply(503, f"503 the watchdog cannot repair: {self._spawn_error}\n")
+        if self._supervisor.error:
+            return Reply(503, f"503 the watchdog cannot repair: {self._supervisor.error}\n")
         return Reply(200, "200 the watchdog works\n")
 
     def _metrics_page(self) -> Reply:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -115,8 +116,14 @@ def test_pure_modules_do_no_io(module: str) -> None:
     assert not called & IMPURE_CALLS
 
 
-def test_every_pure_module_of_init_wg_is_there() -> None:
-    assert {name for name in PURE if name.startswith("init_wg.")} <= set(SOURCES)
+def test_every_pure_module_is_there() -> None:
+    assert set(PURE) <= set(SOURCES)
+
+
+def test_no_module_needs_itself() -> None:
+    """Not by way of another one either; nor for its types, which would tie two ideas to each other as well."""
+    graph = {module: imports(module, typing_too=True) & set(SOURCES) for module in SOURCES}
+    tuple(TopologicalSorter(graph).static_order())  # raises CycleError, with the cycle
 
 
 def test_one_place_each() -> None:
@@ -126,6 +133,8 @@ def test_one_place_each() -> None:
     assert users("nft") & {m for m in SOURCES if _starts_programs_named(m, "nft")} <= {"init_wg.nft"}
     assert {m for m in users("posix_spawn") if m.startswith("init_wg")} == {"init_wg.process"}
     assert len({m for m in users("posix_spawn") if m.startswith("watchdog")}) <= 1
+    # Two who wait for any process would each lose the other's.
+    assert {m for m in users("waitpid") if m.startswith("watchdog")} == {"watchdog.supervisor"}
     assert not importers("subprocess") | importers("multiprocessing") | users("system") | users("popen") | users("fork")
 
 
