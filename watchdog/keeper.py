@@ -16,6 +16,7 @@ from select import EPOLLIN
 from init_wg import __version__, log
 from init_wg.errors import InitWgError
 from watchdog import events, facts, metrics, policy
+from watchdog.exitcheck import ExitCheck
 from watchdog.forwarder import Forwarder
 from watchdog.health import DEAD, HEALTHY, UNKNOWN, Health, Verdict
 from watchdog.policy import CONFIG, CONFIRM, DRIFT, PEER, START, VERIFY, Policy, Run
@@ -44,9 +45,8 @@ DEBOUNCE = 0.005
 #: A changed file has to stay as it is for so long before it is read.
 CONFIG_QUIET = 0.3
 LISTEN_AGAIN = 5.0
-EXIT_CHECK_TIMEOUT, EXIT_CHECK_AGAIN, EXIT_CHECK_FAILURES = 45.0, 10.0, 3
-#: What a run may take beyond the handshakes it waits for.
-RUN_TIMEOUT = 60.0
+#: Seconds that an exit check may take; that a run may take beyond the handshakes it waits for.
+EXIT_CHECK_TIMEOUT, RUN_TIMEOUT = 45.0, 60.0
 _AUTHORS = 4
 
 JSON = "application/json"
@@ -87,16 +87,13 @@ class Keeper:
         self._remembered = Remembered()
         self._run_files = 0
         self._run_config = ""
-        self._exit_failures = 0
-        self._exit_words = ""
-        self._exit_due = now
+        self._exit_check = ExitCheck(now, settings.verify_interval)
         self._exit_child: Child | None = None
         self._check_child: Child | None = None
         self.runs: dict[str, int] = {}
         self.repairs: dict[str, int] = {}
         self.repair_seconds = metrics.Histogram()
         self.failed_repairs = self.failovers = 0
-        self.exit_checks: dict[str, int] = {}
         self._up: bool | None = None
         self._page = Reply(503, "503 VPN is not active: the watchdog is starting\n")
 
@@ -208,7 +205,7 @@ class Keeper:
         if now >= self._next_config:
             self._next_config = now + CONFIG_EVERY
             self._watch_config()
-        if now >= self._exit_due and self._settings.verify_url:
+        if self._settings.verify_url and self._exit_check.due(now):
             self._check_exit()
         self._go()
 
@@ -432,21 +429,10 @@ class Keeper:
     def _exit_checked(self, ended: Ended) -> None:
         self._exit_child = None
         now = self._loop.now()
-        fine = ended.code == 0
-        result = "passed" if fine else "failed"
-        self.exit_checks[result] = self.exit_checks.get(result, 0) + 1
-        words = ended.last_line() or "the exit check ended without a word"
-        if fine:
-            if self._exit_failures or not self._exit_words:
-                log.info(words)
-            self._exit_failures = 0
-        else:
-            self._exit_failures += 1
-            log.warning(f"{words} ({self._exit_failures} of {EXIT_CHECK_FAILURES})")
-        self._exit_words = words
-        interval = self._settings.verify_interval
-        self._exit_due = now + (interval if fine else min(interval, EXIT_CHECK_AGAIN))
-        if self._exit_failures >= EXIT_CHECK_FAILURES and self._exit_failures % EXIT_CHECK_FAILURES == 0:
+        line = self._exit_check.finished(now, ended.last_line(), passed=ended.code == 0)
+        if line:
+            log.log(*line)
+        if self._exit_check.exhausted:
             self._fail_over(now, VERIFY)
         self._go()
 
@@ -460,8 +446,8 @@ class Keeper:
             return False, f"{self._settings.interface} is gone and is being made again"
         if self._verdict.state != HEALTHY:
             return False, self._verdict.reason + self._trying()
-        if self._exit_failures >= EXIT_CHECK_FAILURES:
-            return False, self._exit_words
+        if self._exit_check.failed:
+            return False, self._exit_check.words
         return True, ""
 
     def _trying(self) -> str:
@@ -523,7 +509,7 @@ class Keeper:
             repair_seconds=self.repair_seconds,
             failed_repairs=self.failed_repairs,
             failovers=self.failovers,
-            verifications=self.exit_checks,
+            verifications=self._exit_check.results,
             connections=len(self._server) if self._server else 0,
             started=self._started,
         )
@@ -545,7 +531,7 @@ class Keeper:
             "settled": self._policy.settled and self._policy.idle,
             "repairing": self._policy.running.why if self._policy.running else None,
             "bad_configuration": self._bad_config or None,
-            "exit_check": self._exit_words or None,
+            "exit_check": self._exit_check.words or None,
             "repairs": values.repairs,
             "failed_repairs": values.failed_repairs,
             "failovers": values.failovers,

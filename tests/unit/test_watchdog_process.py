@@ -59,7 +59,7 @@ def test_the_resident_process_is_standard_library_only_and_light() -> None:
 
 
 def test_pure_modules_import_no_io() -> None:
-    for name in ("health", "policy", "metrics", "request"):
+    for name in ("health", "policy", "metrics", "request", "exitcheck"):
         text = (PROJECT / "watchdog" / f"{name}.py").read_text()
         imports = [line.split()[1] for line in text.splitlines() if line.startswith(("import ", "from "))]
         assert set(imports) <= {"__future__", "typing", "functools"}, name
