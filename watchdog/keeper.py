@@ -19,7 +19,8 @@ from watchdog import events, facts, metrics, policy
 from watchdog.exitcheck import ExitCheck
 from watchdog.forwarder import Forwarder
 from watchdog.health import DEAD, HEALTHY, UNKNOWN, Health, Verdict
-from watchdog.policy import CONFIG, CONFIRM, DRIFT, PEER, START, VERIFY, Policy, Run
+from watchdog.incident import Incidents
+from watchdog.policy import CONFIG, DRIFT, PEER, START, VERIFY, Policy, Run
 from watchdog.probe import Probe
 from watchdog.remembered import Remembered
 from watchdog.server import Reply, Server, listen
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
     from init_wg.wireguard import Reading
     from watchdog.child import Child, Ended
-    from watchdog.events import Author
     from watchdog.facts import Fingerprint
     from watchdog.loop import Loop, Timer
     from watchdog.settings import Settings
@@ -47,10 +47,8 @@ CONFIG_QUIET = 0.3
 LISTEN_AGAIN = 5.0
 #: Seconds that an exit check may take; that a run may take beyond the handshakes it waits for.
 EXIT_CHECK_TIMEOUT, RUN_TIMEOUT = 45.0, 60.0
-_AUTHORS = 4
 
 JSON = "application/json"
-_SLOWED = "something keeps changing this, so repairs are slowed down"
 
 
 class Keeper:
@@ -70,10 +68,7 @@ class Keeper:
         self._forwarder = Forwarder(loop, self._spawn)
         self._events: events.Events | None = None
         self._server: Server | None = None
-        self._run: Child | None = None
-        self._run_before: Fingerprint | None = None
-        self._noticed: float | None = None
-        self._authors: dict[Author, int] = {}
+        self._incidents = Incidents()
         self._wake: Timer | None = None
         self._look_due: Timer | None = None
         self._next_look = self._next_config = now
@@ -90,10 +85,6 @@ class Keeper:
         self._exit_check = ExitCheck(now, settings.verify_interval)
         self._exit_child: Child | None = None
         self._check_child: Child | None = None
-        self.runs: dict[str, int] = {}
-        self.repairs: dict[str, int] = {}
-        self.repair_seconds = metrics.Histogram()
-        self.failed_repairs = self.failovers = 0
         self._up: bool | None = None
         self._page = Reply(503, "503 VPN is not active: the watchdog is starting\n")
 
@@ -157,12 +148,7 @@ class Keeper:
                 return
             batch = self._events.read(fd)
             if self._policy.running is None:
-                for author in batch.authors:
-                    if author in self._authors or len(self._authors) < _AUTHORS:
-                        known = events.named(author)
-                        self._authors[known] = self._authors.get(known, 0) + 1
-                if self._noticed is None:
-                    self._noticed = self._loop.now()
+                self._incidents.noticed(self._loop.now(), batch.authors, events.named)
                 self._look_soon()
 
         return ready
@@ -193,8 +179,7 @@ class Keeper:
         now = self._loop.now()
         self._next_look = now + max(LOOK_EVERY, (now - began) * LOOK_SHARE)
         if seen is None or not self._policy.observed(now, seen):
-            self._noticed = None
-            self._authors.clear()
+            self._incidents.dismissed()
 
     def _tick(self) -> None:
         now = self._loop.now()
@@ -253,8 +238,8 @@ class Keeper:
         self._publish()
 
     def _begin(self, run: Run) -> None:
-        self._run_before = self._fingerprint()
-        self.runs[run.why] = self.runs.get(run.why, 0) + 1
+        before = self._fingerprint()
+        self._incidents.run_begins(run)
         self._run_files = facts.files(self._settings.config)
         # While what is on disk is wrong, repairs use what worked; but another server can only be found on disk.
         alone = run.server is None or len(self._servers) < 2
@@ -262,8 +247,11 @@ class Keeper:
         server = os.path.basename(self._run_config) if self._run_config and run.server else run.server
         command = ("init_wg", "up", *(("--server", server) if server else ()))
         timeout = RUN_TIMEOUT + max(1, len(self._servers)) * (self._settings.handshake_timeout + 10)
-        self._run = self._spawn(command, timeout, self._ended, quiet=run.why != START, config=self._run_config)
-        if self._run is None:
+
+        def ended(how: Ended) -> None:
+            self._ended(run, before, how)
+
+        if self._spawn(command, timeout, ended, quiet=run.why != START, config=self._run_config) is None:
             self._policy.finished(self._loop.now(), -1, None, None)
 
     def _spawn(
@@ -280,9 +268,8 @@ class Keeper:
             self._setup = self._supervisor.error
         return child
 
-    def _ended(self, ended: Ended) -> None:
+    def _ended(self, run: Run, before: Fingerprint | None, ended: Ended) -> None:
         """A run of the setup is over."""
-        run, self._run = self._policy.running, None
         now = self._loop.now()
         if ended.code == policy.WRONG_CONFIG and self._remembered.path and not self._run_config:
             # The file was replaced by a bad one, and this run was the first to see it.
@@ -295,23 +282,21 @@ class Keeper:
             for each in self._events.sockets:
                 self._events.read(each.fileno())  # what the run itself caused
         after = self._fingerprint()
-        changed = self._run_before is None or after is None or self._run_before != after
-        noticed, self._noticed = self._noticed, None
-        self._policy.finished(now, ended.code, self._run_before, after)
+        changed = before is None or after is None or before != after
+        self._policy.finished(now, ended.code, before, after)
         if ended.code == policy.DONE:
             self._setup = ""
-            if changed and run and run.why != DRIFT:
+            if changed and run.why != DRIFT:
                 self._forwarder.renew()  # perhaps another server, with another resolver
             else:
                 self._forwarder.ensure()
-            if run:
-                self._tell(run, changed=changed, seconds=now - (noticed or now - ended.seconds))
+            began, slowed = now - ended.seconds, self._policy.slowed
+            line = self._incidents.repaired(run, now, began, self._server_now, changed=changed, slowed=slowed)
         else:
-            self.failed_repairs += 1
             self._setup = _sentence(ended)
-            if ended.code == policy.FOUGHT:
-                log.warning(f"{_SLOWED}{self._who()}")
-        self._authors.clear()
+            line = self._incidents.failed(ended.code)
+        if line:
+            log.log(*line)
         self._observe_device(now)
         if ended.code == policy.DONE:
             self._remember()
@@ -326,28 +311,9 @@ class Keeper:
         if server is not None:
             self._remembered.take(f"{path}/{server.name}.conf" if os.path.isdir(path) else path, self._run_files)
 
-    def _tell(self, run: Run, *, changed: bool, seconds: float) -> None:
-        if run.why == CONFIRM and not changed:
-            return
-        if run.why == DRIFT and not changed:
-            log.debug(f"{policy.causes_in_words(run.causes)} changed, and nothing had to be repaired")
-            return
-        if run.why == START:
-            log.info(f"the setup is {'made' if changed else 'in place'} ({seconds:.2f} s)")
-            return
-        for cause in run.causes or (run.why,):
-            self.repairs[cause] = self.repairs.get(cause, 0) + 1
-        self.repair_seconds.add(seconds)
-        if run.why == DRIFT:
-            log.info(
-                f"repaired in {seconds:.2f} s: {policy.causes_in_words(run.causes)}{self._who()}"
-                + (f"; {_SLOWED}" if self._policy.slowed else "")
-            )
-        elif run.why in (PEER, VERIFY):
-            server = facts.current(self._servers, self._kernel_reading())
-            log.info(f"connected to {server.name if server else 'a server'} after {seconds:.2f} s")
-        elif run.why == CONFIG:
-            log.info(f"the configuration is applied ({seconds:.2f} s)")
+    def _server_now(self) -> str:
+        server = facts.current(self._servers, self._kernel_reading())
+        return server.name if server else ""
 
     def _kernel_reading(self) -> Reading | None:
         try:
@@ -355,15 +321,11 @@ class Keeper:
         except (OSError, InitWgError):
             return None
 
-    def _who(self) -> str:
-        names = [f"{author.name or 'process'} ({author.pid})" for author in self._authors if author.pid]
-        return f", changed by {', '.join(names)}" if names else ""
-
     def _fail_over(self, now: float, why: str) -> None:
         """The next server; with one only, a new handshake with it."""
         names = tuple(server.name for server in self._servers)
         current = facts.current(self._servers, self._reading)
-        self.failovers += 1
+        self._incidents.failovers += 1
         self._policy.demanded(now, Run(why, (), policy.next_server(names, current.name if current else None)))
 
     # --- configuration ---------------------------------------------------------------------------------------------
@@ -504,11 +466,11 @@ class Keeper:
             refused=refused,
             queries=queries,
             peers=facts.peers(reading),
-            runs=self.runs,
-            repairs=self.repairs,
-            repair_seconds=self.repair_seconds,
-            failed_repairs=self.failed_repairs,
-            failovers=self.failovers,
+            runs=self._incidents.runs,
+            repairs=self._incidents.repairs,
+            repair_seconds=self._incidents.repair_seconds,
+            failed_repairs=self._incidents.failed_repairs,
+            failovers=self._incidents.failovers,
             verifications=self._exit_check.results,
             connections=len(self._server) if self._server else 0,
             started=self._started,

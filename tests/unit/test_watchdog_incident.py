@@ -1,0 +1,111 @@
+"""From a sign to a repair: what the log and the counters say of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from watchdog.events import Author
+from watchdog.incident import Incidents
+from watchdog.policy import CONFIG, CONFIRM, DRIFT, FOUGHT, PEER, RETRY, START, VERIFY, Run
+
+RULES = Run(DRIFT, ("rules", "firewall"))
+SLOWED = "something keeps changing this, so repairs are slowed down"
+
+
+def as_it_is(author: Author) -> Author:
+    return author
+
+
+def repaired(
+    incidents: Incidents, run: Run, *, changed: bool = True, slowed: bool = False, server: str = "b"
+) -> tuple[str, str] | None:
+    """It began at 100 and ended at 102."""
+    return incidents.repaired(run, 102.0, 100.0, lambda: server, changed=changed, slowed=slowed)
+
+
+def test_the_clock_runs_from_the_first_sign() -> None:
+    incidents = Incidents()
+    incidents.noticed(99.5, (), as_it_is)
+    incidents.noticed(99.9, (), as_it_is)
+    assert repaired(incidents, RULES) == ("info", "repaired in 2.50 s: rules, firewall")
+    assert incidents.repair_seconds.total == 2.5
+    assert incidents.repairs == {"rules": 1, "firewall": 1}
+
+
+def test_without_a_sign_it_runs_from_the_repair_itself() -> None:
+    incidents = Incidents()
+    incidents.noticed(10, (Author(7, "nft"),), as_it_is)
+    incidents.dismissed()
+    assert repaired(incidents, RULES) == ("info", "repaired in 2.00 s: rules, firewall")
+
+
+def test_who_did_it_is_named_and_forgotten_afterwards() -> None:
+    incidents = Incidents()
+    incidents.noticed(100, (Author(7, "nft"), Author(8, ""), Author(0, "")), as_it_is)
+    incidents.noticed(101, (Author(7, "nft"),), as_it_is)
+    line = repaired(incidents, RULES, slowed=True)
+    assert line == ("info", f"repaired in 2.00 s: rules, firewall, changed by nft (7), process (8); {SLOWED}")
+    assert repaired(incidents, RULES) == ("info", "repaired in 2.00 s: rules, firewall")
+
+
+def test_a_flood_of_authors_does_not_make_it_grow() -> None:
+    incidents = Incidents()
+    asked: list[Author] = []
+
+    def named(author: Author) -> Author:
+        asked.append(author)
+        return author._replace(name="rival")
+
+    for pid in range(1, 1000):
+        incidents.noticed(100, (Author(pid, ""),), named)
+    assert len(asked) == 4
+    _, words = repaired(incidents, RULES) or ("", "")
+    assert words.endswith("changed by rival (1), rival (2), rival (3), rival (4)")
+
+
+@pytest.mark.parametrize(
+    ("run", "changed", "line"),
+    [
+        (Run(START), True, ("info", "the setup is made (2.00 s)")),
+        (Run(START), False, ("info", "the setup is in place (2.00 s)")),
+        (RULES, False, ("debug", "rules, firewall changed, and nothing had to be repaired")),
+        (Run(CONFIRM), False, None),
+        (Run(CONFIRM), True, None),
+        (Run(RETRY), True, None),
+        (Run(CONFIG), True, ("info", "the configuration is applied (2.00 s)")),
+        (Run(PEER, (), "b"), True, ("info", "connected to b after 2.00 s")),
+        (Run(VERIFY, (), "b"), True, ("info", "connected to b after 2.00 s")),
+    ],
+    ids=str,
+)
+def test_what_is_said_of_each_kind_of_run(run: Run, changed: bool, line: tuple[str, str] | None) -> None:
+    assert repaired(Incidents(), run, changed=changed) == line
+
+
+def test_a_server_may_have_no_name_that_is_known() -> None:
+    assert repaired(Incidents(), Run(PEER), server="") == ("info", "connected to a server after 2.00 s")
+
+
+@pytest.mark.parametrize("run", [Run(START), RULES, Run(CONFIRM)], ids=str)
+def test_a_run_that_changed_nothing_is_no_repair(run: Run) -> None:
+    incidents = Incidents()
+    repaired(incidents, run, changed=False)
+    assert not incidents.repairs
+    assert incidents.repair_seconds.total == 0
+
+
+def test_runs_are_counted_by_what_called_for_them() -> None:
+    incidents = Incidents()
+    for run in (Run(START), RULES, Run(DRIFT, ("links",))):
+        incidents.run_begins(run)
+    assert incidents.runs == {"start": 1, "drift": 2}
+
+
+def test_a_run_that_cannot_win_names_its_rival() -> None:
+    incidents = Incidents()
+    incidents.noticed(99, (Author(7, "nft"),), as_it_is)
+    assert incidents.failed(FOUGHT) == ("warning", f"{SLOWED}, changed by nft (7)")
+    assert incidents.failed(FOUGHT) == ("warning", SLOWED)
+    assert incidents.failed(4) is None, "init_wg's own last line has said it"
+    assert incidents.failed_repairs == 3
+    assert repaired(incidents, RULES) == ("info", "repaired in 2.00 s: rules, firewall")

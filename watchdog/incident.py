@@ -1,0 +1,86 @@
+"""From the first sign of a change to its repair: who made it, how long it took, what to log and to count. Pure."""
+
+from __future__ import annotations
+
+from watchdog.metrics import Histogram
+from watchdog.policy import CONFIG, CONFIRM, DRIFT, FOUGHT, PEER, START, VERIFY, causes_in_words
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from watchdog.events import Author
+    from watchdog.policy import Run
+
+#: Authors of changes that are told in one line; a flood of them must not make it, or this program, grow.
+_AUTHORS = 4
+_SLOWED = "something keeps changing this, so repairs are slowed down"
+
+
+class Incidents:
+    """The one that is open, if any, and the counters of those before. Times are seconds of the monotonic clock.
+
+    A line of the log is its level and its words.
+    """
+
+    def __init__(self) -> None:
+        self._noticed: float | None = None
+        self._authors: dict[Author, None] = {}
+        #: Runs by what called for them; repairs by what had changed; how long they took.
+        self.runs: dict[str, int] = {}
+        self.repairs: dict[str, int] = {}
+        self.repair_seconds = Histogram()
+        self.failed_repairs = self.failovers = 0
+
+    def noticed(self, now: float, authors: Iterable[Author], named: Callable[[Author], Author]) -> None:
+        """The kernel's events told of a change. `named` finds an author's name, which may cost something."""
+        if self._noticed is None:
+            self._noticed = now
+        for author in authors:
+            if len(self._authors) < _AUTHORS:
+                self._authors[named(author)] = None
+
+    def dismissed(self) -> None:
+        """Nothing that matters has changed."""
+        self._noticed = None
+        self._authors.clear()
+
+    def run_begins(self, run: Run) -> None:
+        """Count it."""
+        self.runs[run.why] = self.runs.get(run.why, 0) + 1
+
+    def repaired(
+        self, run: Run, now: float, began: float, server: Callable[[], str], *, changed: bool, slowed: bool
+    ) -> tuple[str, str] | None:
+        """A run that began then found everything right or made it so. server: the name of the one that is used now."""
+        seconds = now - (self._noticed or began)
+        who = self._who()
+        self.dismissed()
+        if run.why == CONFIRM and not changed:
+            return None
+        if run.why == DRIFT and not changed:
+            return "debug", f"{causes_in_words(run.causes)} changed, and nothing had to be repaired"
+        if run.why == START:
+            return "info", f"the setup is {'made' if changed else 'in place'} ({seconds:.2f} s)"
+        for cause in run.causes or (run.why,):
+            self.repairs[cause] = self.repairs.get(cause, 0) + 1
+        self.repair_seconds.add(seconds)
+        if run.why == DRIFT:
+            slow = f"; {_SLOWED}" if slowed else ""
+            return "info", f"repaired in {seconds:.2f} s: {causes_in_words(run.causes)}{who}{slow}"
+        if run.why in (PEER, VERIFY):
+            return "info", f"connected to {server() or 'a server'} after {seconds:.2f} s"
+        if run.why == CONFIG:
+            return "info", f"the configuration is applied ({seconds:.2f} s)"
+        return None
+
+    def failed(self, code: int) -> tuple[str, str] | None:
+        """A run ended with this exit code of init_wg, other than 0."""
+        who = self._who()
+        self.dismissed()
+        self.failed_repairs += 1
+        return ("warning", f"{_SLOWED}{who}") if code == FOUGHT else None
+
+    def _who(self) -> str:
+        names = [f"{author.name or 'process'} ({author.pid})" for author in self._authors if author.pid]
+        return f", changed by {', '.join(names)}" if names else ""
