@@ -13,9 +13,10 @@ import sys
 import time
 from select import EPOLLIN
 
-from init_wg import __version__, log
+from init_wg import log
 from init_wg.errors import InitWgError
-from watchdog import events, facts, metrics, policy
+from watchdog import events, facts, policy, status
+from watchdog.endpoint import Endpoint
 from watchdog.exitcheck import ExitCheck
 from watchdog.forwarder import Forwarder
 from watchdog.health import DEAD, HEALTHY, UNKNOWN, Health, Verdict
@@ -23,7 +24,7 @@ from watchdog.incident import Incidents
 from watchdog.policy import CONFIG, DRIFT, PEER, START, VERIFY, Policy, Run
 from watchdog.probe import Probe
 from watchdog.remembered import Remembered
-from watchdog.server import Reply, Server, listen
+from watchdog.status import Status
 from watchdog.supervisor import Supervisor
 
 TYPE_CHECKING = False
@@ -44,11 +45,8 @@ LOOK_SHARE = 1000.0
 DEBOUNCE = 0.005
 #: A changed file has to stay as it is for so long before it is read.
 CONFIG_QUIET = 0.3
-LISTEN_AGAIN = 5.0
 #: Seconds that an exit check may take; that a run may take beyond the handshakes it waits for.
 EXIT_CHECK_TIMEOUT, RUN_TIMEOUT = 45.0, 60.0
-
-JSON = "application/json"
 
 
 class Keeper:
@@ -57,8 +55,7 @@ class Keeper:
     def __init__(self, loop: Loop, settings: Settings, environment: Mapping[str, str]) -> None:
         self._loop = loop
         self._settings = settings
-        self._environment = environment
-        self._started = time.time()
+        self._dns_mode = environment.get("DNS_MODE", "").strip().lower() or "tunnel"
         now = loop.now()
         self._policy = Policy(now)
         self._health = Health()
@@ -66,8 +63,8 @@ class Keeper:
         self._supervisor = Supervisor(loop, environment, self._look_soon)
         self._probe = Probe(loop, settings.interface, self._answered)
         self._forwarder = Forwarder(loop, self._spawn)
+        self._endpoint = Endpoint(loop, settings, self._kernel, self._status, lambda: self._supervisor.error)
         self._events: events.Events | None = None
-        self._server: Server | None = None
         self._incidents = Incidents()
         self._wake: Timer | None = None
         self._look_due: Timer | None = None
@@ -85,15 +82,13 @@ class Keeper:
         self._exit_check = ExitCheck(now, settings.verify_interval)
         self._exit_child: Child | None = None
         self._check_child: Child | None = None
-        self._up: bool | None = None
-        self._page = Reply(503, "503 VPN is not active: the watchdog is starting\n")
 
     # --- start and end ---------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Open everything, and begin. What cannot be opened is said, and tried again; repairs matter more."""
         if self._settings.health_probe:
-            self._listen()
+            self._endpoint.open()
         try:
             self._events = events.Events()
         except OSError as error:
@@ -108,8 +103,7 @@ class Keeper:
     def stop(self) -> None:
         """End in well under a second. The kill-switch and the tunnel stay as they are."""
         self._supervisor.stop()
-        if self._server:
-            self._server.close()
+        self._endpoint.close()
 
     def reload(self) -> None:
         """SIGHUP: read the configuration again."""
@@ -119,26 +113,6 @@ class Keeper:
     def reap(self) -> None:
         """SIGCHLD: a child ended."""
         self._supervisor.reap()
-
-    def _listen(self) -> None:
-        pages = {
-            b"/": self._health_page,
-            b"/healthz": self._health_page,
-            b"/readyz": self._health_page,
-            b"/livez": self._live_page,
-            b"/metrics": self._metrics_page,
-            b"/status": self._status_page,
-        }
-        try:
-            listener = listen(self._settings.health_port)
-        except OSError as error:
-            log.error(
-                f"port {self._settings.health_port} cannot be listened on ({error.strerror}): "
-                f"set HEALTH_PORT to a free one; trying again in {LISTEN_AGAIN:g} s"
-            )
-            self._loop.call_later(LISTEN_AGAIN, self._listen)
-            return
-        self._server = Server(self._loop, listener, pages, log.error)
 
     # --- looking ---------------------------------------------------------------------------------------------------
 
@@ -293,7 +267,7 @@ class Keeper:
             began, slowed = now - ended.seconds, self._policy.slowed
             line = self._incidents.repaired(run, now, began, self._server_now, changed=changed, slowed=slowed)
         else:
-            self._setup = _sentence(ended)
+            self._setup = status.failure(ended)
             line = self._incidents.failed(ended.code)
         if line:
             log.log(*line)
@@ -312,10 +286,10 @@ class Keeper:
             self._remembered.take(f"{path}/{server.name}.conf" if os.path.isdir(path) else path, self._run_files)
 
     def _server_now(self) -> str:
-        server = facts.current(self._servers, self._kernel_reading())
+        server = facts.current(self._servers, self._read_device())
         return server.name if server else ""
 
-    def _kernel_reading(self) -> Reading | None:
+    def _read_device(self) -> Reading | None:
         try:
             return self._kernel.device()
         except (OSError, InitWgError):
@@ -323,10 +297,13 @@ class Keeper:
 
     def _fail_over(self, now: float, why: str) -> None:
         """The next server; with one only, a new handshake with it."""
-        names = tuple(server.name for server in self._servers)
         current = facts.current(self._servers, self._reading)
+        server = policy.next_server(self._names(), current.name if current else None)
         self._incidents.failovers += 1
-        self._policy.demanded(now, Run(why, (), policy.next_server(names, current.name if current else None)))
+        self._policy.demanded(now, Run(why, (), server))
+
+    def _names(self) -> tuple[str, ...]:
+        return tuple(server.name for server in self._servers)
 
     # --- configuration ---------------------------------------------------------------------------------------------
 
@@ -369,7 +346,7 @@ class Keeper:
         self._publish()
 
     def _refuse_config(self, ended: Ended) -> None:
-        known, self._bad_config = self._bad_config, _sentence(ended)
+        known, self._bad_config = self._bad_config, status.failure(ended)
         if self._bad_config != known:
             sys.stderr.write(ended.errors)
             log.error("the new configuration is not applied; what is set up stays")
@@ -400,127 +377,40 @@ class Keeper:
 
     # --- telling ---------------------------------------------------------------------------------------------------
 
-    def status(self) -> tuple[bool, str]:
-        """Is the VPN active, and why not."""
-        if self._setup:
-            return False, self._setup
-        if self._reading is None:
-            return False, f"{self._settings.interface} is gone and is being made again"
-        if self._verdict.state != HEALTHY:
-            return False, self._verdict.reason + self._trying()
-        if self._exit_check.failed:
-            return False, self._exit_check.words
-        return True, ""
-
-    def _trying(self) -> str:
-        run = self._policy.running
-        if run is None or run.server is None or len(self._servers) < 2:
-            return ""
-        names = [server.name for server in self._servers]
-        return f"; trying server {names.index(run.server) + 1} of {len(names)}" if run.server in names else ""
-
-    def _publish(self) -> None:
-        up, why = self.status()
-        body = "200 VPN is active\n" if up else f"503 VPN is not active: {why}\n"
-        if body != self._page.body:
-            self._page = Reply(200 if up else 503, body)
-        if up != self._up:
-            self._up = up
-            if up:
-                server = facts.current(self._servers, self._reading)
-                peer = facts.carrier(self._reading)
-                log.info(
-                    f"VPN is active: {server.name if server else self._settings.interface}"
-                    + (f" at {peer.endpoint}" if peer else "")
-                )
-            else:
-                log.warning(f"VPN is not active: {why}")
-
-    def _health_page(self) -> Reply:
-        return self._page
-
-    def _live_page(self) -> Reply:
-        if self._supervisor.error:
-            return Reply(503, f"503 the watchdog cannot repair: {self._supervisor.error}\n")
-        return Reply(200, "200 the watchdog works\n")
-
-    def _metrics_page(self) -> Reply:
-        return Reply(200, metrics.render(self._values()), metrics.CONTENT_TYPE)
-
-    def _values(self) -> metrics.Values:
-        reading = self._kernel_reading()
-        server = facts.current(self._servers, reading)
-        try:
-            sealed, refused = facts.sealed(), facts.counters("refuse")
-            queries: tuple[int, ...] = sum(facts.counters("names")), sum(facts.counters("refuse_name"))
-        except OSError:
-            sealed, refused, queries = None, (), ()
-        return metrics.Values(
-            version=__version__,
-            python=sys.version.split()[0],
-            interface=self._settings.interface,
-            implementation={"wireguard": "kernel", "tun": "userspace"}.get(self._kernel.kind, ""),
-            server=server.name if server else "",
-            up=bool(self._up),
-            sealed=sealed,
-            refused=refused,
-            queries=queries,
-            peers=facts.peers(reading),
-            runs=self._incidents.runs,
-            repairs=self._incidents.repairs,
-            repair_seconds=self._incidents.repair_seconds,
-            failed_repairs=self._incidents.failed_repairs,
-            failovers=self._incidents.failovers,
-            verifications=self._exit_check.results,
-            connections=len(self._server) if self._server else 0,
-            started=self._started,
+    def _reason(self) -> str:
+        """Why the VPN is not active, "" when it is."""
+        return status.reason(
+            setup=self._setup,
+            missing=self._settings.interface if self._reading is None else "",
+            verdict=self._verdict,
+            remedy=status.trying(self._policy.running, self._names()),
+            exit_check=self._exit_check.words if self._exit_check.failed else "",
         )
 
-    def _status_page(self) -> Reply:
-        from json import dumps
+    def _publish(self) -> None:
+        reason = self._reason()
+        if not self._endpoint.publish(reason):
+            return
+        if reason:
+            log.warning(f"VPN is not active: {reason}")
+            return
+        server, peer = facts.current(self._servers, self._reading), facts.carrier(self._reading)
+        log.info(
+            f"VPN is active: {server.name if server else self._settings.interface}"
+            + (f" at {peer.endpoint}" if peer else "")
+        )
 
-        values = self._values()
-        up, why = self.status()
-        shown = {
-            "up": up,
-            "reason": why,
-            "verdict": self._verdict.state,
-            "sealed": values.sealed,
-            "interface": values.interface,
-            "implementation": values.implementation,
-            "server": values.server,
-            "servers": [server.name for server in self._servers],
-            "settled": self._policy.settled and self._policy.idle,
-            "repairing": self._policy.running.why if self._policy.running else None,
-            "bad_configuration": self._bad_config or None,
-            "exit_check": self._exit_check.words or None,
-            "repairs": values.repairs,
-            "failed_repairs": values.failed_repairs,
-            "failovers": values.failovers,
-            "refused_packets": dict(zip(("tcp", "other"), values.refused, strict=False)),
-            "dns": {
-                "mode": self._environment.get("DNS_MODE", "").strip().lower() or "tunnel",
-                "resolvers": server.resolvers if (server := facts.current(self._servers, self._reading)) else (),
-                "forwarder": self._forwarder.running,
-                "queries": dict(zip(("redirected", "refused"), values.queries, strict=False)),
-            },
-            "peers": [peer._asdict() for peer in values.peers],
-            "version": values.version,
-        }
-        return Reply(200, dumps(shown, indent=2) + "\n", JSON)
-
-
-def _sentence(ended: Ended) -> str:
-    """Why a run failed, without what the log puts around it."""
-    line = ended.last_line()
-    if line.startswith("{"):
-        from json import loads
-
-        try:
-            line = str(loads(line)["message"])
-        except (ValueError, KeyError):
-            line = ""
-    line = line.removeprefix("init-wg: ").removeprefix("error: ")
-    if ended.late:
-        return f"the setup did not end in {ended.seconds:.0f} s" + (f": {line}" if line else "")
-    return line or f"the setup ended with status {ended.code} and without a word"
+    def _status(self) -> Status:
+        return Status(
+            reason=self._reason(),
+            verdict=self._verdict.state,
+            servers=self._servers,
+            server=facts.current(self._servers, self._reading),
+            settled=self._policy.settled and self._policy.idle,
+            running=self._policy.running,
+            bad_configuration=self._bad_config,
+            dns_mode=self._dns_mode,
+            forwarder=self._forwarder.running,
+            incidents=self._incidents,
+            exit_check=self._exit_check,
+        )

@@ -24,7 +24,7 @@ PURE = (
     "init_wg.state", "init_wg.desired", "init_wg.plan", "init_wg.killswitch", "init_wg.policy", "init_wg.networks",
     "init_wg.bypass", "init_wg.pod", "init_wg.errors", "init_wg.settings", "init_wg.secret", "init_wg.wireguard",
     "watchdog.health", "watchdog.metrics", "watchdog.request", "watchdog.policy",
-    "watchdog.exitcheck", "watchdog.incident",
+    "watchdog.exitcheck", "watchdog.incident", "watchdog.status",
 )  # fmt: skip
 IMPURE = {
     "socket", "_socket", "os", "subprocess", "time", "random", "select", "selectors", "signal", "threading", "asyncio",

@@ -1,0 +1,117 @@
+""":9999: what is at which path, and that a port which is taken is waited for. The server has its own tests."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from typing import cast
+
+import pytest
+
+from tests.unit.build_watchdog import StillLoop
+from tests.unit.test_watchdog_status import STATUS
+from watchdog import endpoint, facts
+from watchdog.endpoint import LISTEN_AGAIN, Endpoint
+from watchdog.server import Reply
+from watchdog.settings import read
+
+Pages = Mapping[bytes, Callable[[], Reply]]
+
+
+class Port:
+    """Stands for the server on its port. reason: why it cannot be listened on, 0 when it can."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.reason = 0
+        self.pages: Pages = {}
+        monkeypatch.setattr(endpoint, "listen", self._listen)
+        monkeypatch.setattr(endpoint, "Server", self._serve)
+
+    def _listen(self, port: int) -> socket.socket:
+        if self.reason:
+            raise OSError(self.reason, os.strerror(self.reason))
+        return cast("socket.socket", None)
+
+    def _serve(self, loop: object, listener: object, pages: Pages, report: object) -> tuple[str, ...]:
+        self.pages = pages
+        return ("one", "two")  # connections
+
+    def get(self, path: str) -> tuple[int, str]:
+        reply = self.pages[path.encode()]()
+        return reply.status, reply.body
+
+
+@pytest.fixture
+def port(monkeypatch: pytest.MonkeyPatch) -> Port:
+    def refuse(*_: object) -> tuple[int, ...]:
+        raise PermissionError
+
+    monkeypatch.setattr(facts, "sealed", refuse)
+    monkeypatch.setattr(facts, "counters", refuse)
+    return Port(monkeypatch)
+
+
+@pytest.fixture
+def loop() -> Iterator[StillLoop]:
+    made = StillLoop()
+    yield made
+    made.close()
+
+
+def made(loop: StillLoop, disabled: Callable[[], str] = str) -> Endpoint:
+    return Endpoint(loop, read({}), facts.Kernel("wg0"), lambda: STATUS, disabled)
+
+
+def test_before_the_first_verdict_it_is_red(loop: StillLoop, port: Port) -> None:
+    made(loop).open()
+    assert port.get("/") == (503, "503 VPN is not active: the watchdog is starting\n")
+
+
+def test_what_is_published_is_at_three_paths_and_a_turn_is_told_once(loop: StillLoop, port: Port) -> None:
+    it = made(loop)
+    it.open()
+    said = [it.publish(reason) for reason in ("no tunnel", "silence", "", "", "silence")]
+    assert said == [True, False, True, False, True]
+    for path in ("/", "/healthz", "/readyz"):
+        assert port.get(path) == (503, "503 VPN is not active: silence\n")
+    it.publish("")
+    assert port.get("/healthz") == (200, "200 VPN is active\n")
+    assert "init_wg_up 1\n" in port.get("/metrics")[1]
+
+
+def test_an_answer_that_stays_the_same_is_rendered_once(loop: StillLoop, port: Port) -> None:
+    it = made(loop)
+    it.open()
+    it.publish("")
+    first = port.pages[b"/"]()
+    it.publish("")
+    assert port.pages[b"/"]() is first
+
+
+def test_alive_is_who_can_repair(loop: StillLoop, port: Port) -> None:
+    reasons = ["cannot start a program: no memory", ""]
+    made(loop, lambda: reasons.pop(0)).open()
+    assert port.get("/livez") == (503, "503 the watchdog cannot repair: cannot start a program: no memory\n")
+    assert port.get("/livez") == (200, "200 the watchdog works\n")
+
+
+def test_a_kernel_that_says_nothing_is_no_reason_to_say_nothing(loop: StillLoop, port: Port) -> None:
+    made(loop).open()
+    page = port.get("/metrics")[1]
+    assert "init_wg_http_connections 2\n" in page
+    assert "init_wg_sealed" not in page
+    assert '"sealed": null' in port.get("/status")[1]
+
+
+def test_a_port_that_is_taken_is_waited_for(loop: StillLoop, port: Port, capsys: pytest.CaptureFixture[str]) -> None:
+    port.reason = errno.EADDRINUSE
+    it = made(loop)
+    it.open()
+    assert "set HEALTH_PORT to a free one; trying again in 5 s" in capsys.readouterr().err
+    it.publish("")
+    it.close()
+    port.reason = 0
+    loop.advance(LISTEN_AGAIN)
+    assert port.get("/") == (200, "200 VPN is active\n")

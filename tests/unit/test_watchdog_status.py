@@ -1,0 +1,163 @@
+"""What people read: the reasons, the words of a run that failed, and /status."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from watchdog import status
+from watchdog.child import Ended
+from watchdog.exitcheck import ExitCheck
+from watchdog.facts import Server
+from watchdog.health import DOUBTFUL, HEALTHY, UNKNOWN, Verdict
+from watchdog.incident import Incidents
+from watchdog.metrics import Histogram, PeerMetrics, Values
+from watchdog.policy import DRIFT, PEER, Run
+from watchdog.status import Status
+
+WELL = Verdict(HEALTHY, "")
+SILENT = Verdict(DOUBTFUL, "nothing heard for 6 s from 203.0.113.51:51820")
+
+
+def test_what_stands_in_the_way_first_is_the_reason() -> None:
+    def why(setup: str = "", missing: str = "", verdict: Verdict = WELL, exit_check: str = "") -> str:
+        remedy = "; trying server 2 of 3"
+        return status.reason(setup=setup, missing=missing, verdict=verdict, remedy=remedy, exit_check=exit_check)
+
+    assert why() == ""
+    assert why("no permission", "wg0", SILENT, "wrong exit") == "no permission"
+    assert why("", "wg0", SILENT, "wrong exit") == "wg0 is gone and is being made again"
+    assert why("", "", SILENT, "wrong exit") == f"{SILENT.reason}; trying server 2 of 3"
+    assert why("", "", WELL, "wrong exit") == "wrong exit"
+
+
+@pytest.mark.parametrize(
+    ("run", "servers", "words"),
+    [
+        (Run(PEER, (), "b"), ("a", "b", "c"), "; trying server 2 of 3"),
+        (Run(PEER, (), "gone"), ("a", "b", "c"), ""),
+        (Run(PEER, (), "a"), ("a",), ""),
+        (Run(DRIFT, ("rules",)), ("a", "b"), ""),
+        (None, ("a", "b"), ""),
+    ],
+    ids=str,
+)
+def test_another_server_is_mentioned_while_it_is_tried(run: Run | None, servers: tuple[str, ...], words: str) -> None:
+    assert status.trying(run, servers) == words
+
+
+@pytest.mark.parametrize(
+    ("errors", "words"),
+    [
+        ("init-wg: something before\ninit-wg: error: wg0.conf:1: what is this?\n", "wg0.conf:1: what is this?"),
+        ('{"time": "now", "level": "error", "message": "wg0.conf:1: what is this?"}\n', "wg0.conf:1: what is this?"),
+        ('{"level": "error"}\n', "the setup ended with status 3 and without a word"),
+        ("{ not JSON\n", "the setup ended with status 3 and without a word"),
+        ("", "the setup ended with status 3 and without a word"),
+    ],
+)
+def test_a_run_that_failed_says_why(errors: str, words: str) -> None:
+    assert status.failure(Ended(3, "", errors, 1.0, late=False)) == words
+
+
+def test_a_run_that_took_too_long_says_that_first() -> None:
+    assert status.failure(Ended(-15, "", "", 85.2, late=True)) == "the setup did not end in 85 s"
+    late = Ended(-15, "", "init-wg: error: no handshake\n", 85.2, late=True)
+    assert status.failure(late) == "the setup did not end in 85 s: no handshake"
+
+
+VALUES = Values(
+    version="0.1.0",
+    python="3.11.7",
+    interface="wg0",
+    implementation="kernel",
+    server="a",
+    up=True,
+    sealed=True,
+    refused=(3, 4),
+    queries=(5, 6),
+    peers=(PeerMetrics("key", "203.0.113.51:51820", ("0.0.0.0/0",), 1_800_000_000.0, 10, 20),),
+    runs={"start": 1},
+    repairs={"rules": 2},
+    repair_seconds=Histogram(),
+    failed_repairs=1,
+    failovers=2,
+    verifications={},
+    connections=1,
+    started=0.0,
+)
+SERVERS = tuple(Server(name, frozenset((name,)), ("10.64.0.1",)) for name in "ab")
+STATUS = Status(
+    reason="",
+    verdict=HEALTHY,
+    servers=SERVERS,
+    server=SERVERS[0],
+    settled=True,
+    running=None,
+    bad_configuration="",
+    dns_mode="tunnel",
+    forwarder=False,
+    incidents=Incidents(),
+    exit_check=ExitCheck(0, 300),
+)
+
+
+def test_the_keys_that_scripts_know() -> None:
+    assert json.loads(status.render(STATUS, VALUES)) == {
+        "up": True,
+        "reason": "",
+        "verdict": "healthy",
+        "sealed": True,
+        "interface": "wg0",
+        "implementation": "kernel",
+        "server": "a",
+        "servers": ["a", "b"],
+        "settled": True,
+        "repairing": None,
+        "bad_configuration": None,
+        "exit_check": None,
+        "repairs": {"rules": 2},
+        "failed_repairs": 1,
+        "failovers": 2,
+        "refused_packets": {"tcp": 3, "other": 4},
+        "dns": {
+            "mode": "tunnel",
+            "resolvers": ["10.64.0.1"],
+            "forwarder": False,
+            "queries": {"redirected": 5, "refused": 6},
+        },
+        "peers": [
+            {
+                "public_key": "key",
+                "endpoint": "203.0.113.51:51820",
+                "allowed_ips": ["0.0.0.0/0"],
+                "latest_handshake": 1_800_000_000.0,
+                "received_bytes": 10,
+                "sent_bytes": 20,
+            }
+        ],
+        "version": "0.1.0",
+    }
+
+
+def test_what_is_wrong_is_in_it() -> None:
+    check = ExitCheck(0, 300)
+    check.finished(0, "no answer", passed=False)
+    wrong = STATUS._replace(
+        reason="there is no tunnel yet",
+        verdict=UNKNOWN,
+        server=None,
+        running=Run(PEER, (), "b"),
+        bad_configuration="wg0.conf:1: what is this?",
+        exit_check=check,
+    )
+    shown = json.loads(status.render(wrong, VALUES._replace(sealed=None, refused=(), queries=(), peers=())))
+    assert not shown["up"]
+    assert shown["reason"] == "there is no tunnel yet"
+    assert shown["repairing"] == "peer"
+    assert shown["bad_configuration"] == "wg0.conf:1: what is this?"
+    assert shown["exit_check"] == "no answer"
+    assert shown["sealed"] is None
+    assert shown["refused_packets"] == {}
+    assert shown["dns"]["resolvers"] == []

@@ -1,0 +1,104 @@
+"""What people are told: why the VPN is not active, why a run failed, and /status as JSON. Pure."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from watchdog.health import HEALTHY
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from watchdog.child import Ended
+    from watchdog.exitcheck import ExitCheck
+    from watchdog.facts import Server
+    from watchdog.health import Verdict
+    from watchdog.incident import Incidents
+    from watchdog.metrics import Values
+    from watchdog.policy import Run
+
+
+class Status(NamedTuple):
+    """What the watchdog knows at one moment; the rest of what the pages say, the kernel knows."""
+
+    reason: str  # why the VPN is not active, "" when it is
+    verdict: str
+    servers: tuple[Server, ...]
+    server: Server | None  # the one that is set up
+    settled: bool
+    running: Run | None
+    bad_configuration: str  # why it is not applied, "" when there is none
+    dns_mode: str
+    forwarder: bool  # does it run?
+    incidents: Incidents
+    exit_check: ExitCheck
+
+
+def reason(*, setup: str, missing: str, verdict: Verdict, remedy: str, exit_check: str) -> str:
+    """Why the VPN is not active, "" when it is: what stands in the way first, for the rest may come of it.
+
+    setup: why it is not right; missing: an interface that is not there; remedy: what is being done about the verdict;
+    exit_check: how it failed. Each may be "".
+    """
+    if setup:
+        return setup
+    if missing:
+        return f"{missing} is gone and is being made again"
+    if verdict.state != HEALTHY:
+        return verdict.reason + remedy
+    return exit_check
+
+
+def trying(run: Run | None, servers: tuple[str, ...]) -> str:
+    """What is being done about a dead peer, as the end of a sentence; "" when it is nothing to speak of."""
+    if run is None or run.server not in servers or len(servers) < 2:
+        return ""
+    return f"; trying server {servers.index(run.server) + 1} of {len(servers)}"
+
+
+def failure(ended: Ended) -> str:
+    """Why a run failed, without what the log puts around it."""
+    line = ended.last_line()
+    if line.startswith("{"):
+        from json import loads
+
+        try:
+            line = str(loads(line)["message"])
+        except (ValueError, KeyError):
+            line = ""
+    line = line.removeprefix("init-wg: ").removeprefix("error: ")
+    if ended.late:
+        return f"the setup did not end in {ended.seconds:.0f} s" + (f": {line}" if line else "")
+    return line or f"the setup ended with status {ended.code} and without a word"
+
+
+def render(status: Status, values: Values) -> str:
+    """/status: what the metrics say, and what is no number."""
+    from json import dumps
+
+    shown = {
+        "up": not status.reason,
+        "reason": status.reason,
+        "verdict": status.verdict,
+        "sealed": values.sealed,
+        "interface": values.interface,
+        "implementation": values.implementation,
+        "server": values.server,
+        "servers": [server.name for server in status.servers],
+        "settled": status.settled,
+        "repairing": status.running.why if status.running else None,
+        "bad_configuration": status.bad_configuration or None,
+        "exit_check": status.exit_check.words or None,
+        "repairs": values.repairs,
+        "failed_repairs": values.failed_repairs,
+        "failovers": values.failovers,
+        "refused_packets": dict(zip(("tcp", "other"), values.refused, strict=False)),
+        "dns": {
+            "mode": status.dns_mode,
+            "resolvers": status.server.resolvers if status.server else (),
+            "forwarder": status.forwarder,
+            "queries": dict(zip(("redirected", "refused"), values.queries, strict=False)),
+        },
+        "peers": [peer._asdict() for peer in values.peers],
+        "version": values.version,
+    }
+    return dumps(shown, indent=2) + "\n"
