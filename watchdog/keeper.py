@@ -8,7 +8,6 @@ for those who ask at :9999.
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from select import EPOLLIN
@@ -23,7 +22,7 @@ from watchdog.health import DEAD, HEALTHY, UNKNOWN, Health, Verdict
 from watchdog.incident import Incidents
 from watchdog.policy import CONFIG, DRIFT, PEER, START, VERIFY, Policy, Run
 from watchdog.probe import Probe
-from watchdog.remembered import Remembered
+from watchdog.reloader import Reloader
 from watchdog.status import Status
 from watchdog.supervisor import Supervisor
 
@@ -37,14 +36,12 @@ if TYPE_CHECKING:
     from watchdog.loop import Loop, Timer
     from watchdog.settings import Settings
 
-#: Seconds between two looks at the device, the config files and the fingerprint.
-TICK, CONFIG_EVERY, LOOK_EVERY = 1.0, 2.0, 5.0
+#: Seconds between two looks at the device, and at the fingerprint.
+TICK, LOOK_EVERY = 1.0, 5.0
 #: The fingerprint of ten thousand routes takes longer: it is taken more seldom, so that it stays below 0.1 %.
 LOOK_SHARE = 1000.0
 #: After an event, seconds until the look: whoever changes one thing is about to change the next.
 DEBOUNCE = 0.005
-#: A changed file has to stay as it is for so long before it is read.
-CONFIG_QUIET = 0.3
 #: Seconds that an exit check may take; that a run may take beyond the handshakes it waits for.
 EXIT_CHECK_TIMEOUT, RUN_TIMEOUT = 45.0, 60.0
 
@@ -59,29 +56,23 @@ class Keeper:
         now = loop.now()
         self._policy = Policy(now)
         self._health = Health()
+        self._exit_check = ExitCheck(now, settings.verify_interval)
+        self._incidents = Incidents()
         self._kernel = facts.Kernel(settings.interface)
         self._supervisor = Supervisor(loop, environment, self._look_soon)
+        self._reloader = Reloader(loop, self._spawn, settings.config, self._server_in_use, self._configured)
         self._probe = Probe(loop, settings.interface, self._answered)
         self._forwarder = Forwarder(loop, self._spawn)
         self._endpoint = Endpoint(loop, settings, self._kernel, self._status, lambda: self._supervisor.error)
         self._events: events.Events | None = None
-        self._incidents = Incidents()
         self._wake: Timer | None = None
         self._look_due: Timer | None = None
-        self._next_look = self._next_config = now
-        self._files = facts.files(settings.config)
-        self._servers = facts.servers(settings.config)
+        self._next_look = now
         self._reading: Reading | None = None
         self._verdict = Verdict(UNKNOWN, "the setup has not run yet")
         #: Why the setup is not right, "" when it is; what the last failed run said.
         self._setup = "the setup has not run yet"
-        self._bad_config = ""
-        self._remembered = Remembered()
-        self._run_files = 0
-        self._run_config = ""
-        self._exit_check = ExitCheck(now, settings.verify_interval)
         self._exit_child: Child | None = None
-        self._check_child: Child | None = None
 
     # --- start and end ---------------------------------------------------------------------------------------------
 
@@ -108,7 +99,7 @@ class Keeper:
     def reload(self) -> None:
         """SIGHUP: read the configuration again."""
         log.info("asked to read the configuration again")
-        self._check_config()
+        self._reloader.reload()
 
     def reap(self) -> None:
         """SIGCHLD: a child ended."""
@@ -161,22 +152,16 @@ class Keeper:
         self._observe_device(now)
         if now >= self._next_look:
             self._look()
-        if now >= self._next_config:
-            self._next_config = now + CONFIG_EVERY
-            self._watch_config()
+        self._reloader.tick(now)
         if self._settings.verify_url and self._exit_check.due(now):
             self._check_exit()
         self._go()
 
     def _observe_device(self, now: float) -> None:
-        before = self._reading
-        try:
-            self._reading = self._kernel.device()
-        except (OSError, InitWgError):
-            self._reading = None
+        before, self._reading = self._reading, self._read_device()
         if facts.settings_number(before) != facts.settings_number(self._reading):
             self._next_look = now  # WireGuard itself announces nothing
-            server = facts.current(self._servers, self._reading)
+            server = self._server_in_use()
             if server:
                 self._probe.aim(server.resolvers)
         verdict = self._health.look(now, time.time(), facts.carrier(self._reading))
@@ -188,6 +173,15 @@ class Keeper:
         elif verdict.state == HEALTHY:
             self._policy.heard(now)
         self._verdict = verdict
+
+    def _read_device(self) -> Reading | None:
+        try:
+            return self._kernel.device()
+        except (OSError, InitWgError):
+            return None
+
+    def _server_in_use(self) -> facts.Server | None:
+        return facts.current(self._reloader.servers, self._reading)
 
     def _answered(self) -> None:
         self._health.answered()
@@ -214,18 +208,14 @@ class Keeper:
     def _begin(self, run: Run) -> None:
         before = self._fingerprint()
         self._incidents.run_begins(run)
-        self._run_files = facts.files(self._settings.config)
-        # While what is on disk is wrong, repairs use what worked; but another server can only be found on disk.
-        alone = run.server is None or len(self._servers) < 2
-        self._run_config = self._remembered.path if self._bad_config and alone else ""
-        server = os.path.basename(self._run_config) if self._run_config and run.server else run.server
+        server, config = self._reloader.run_begins(run.server)
         command = ("init_wg", "up", *(("--server", server) if server else ()))
-        timeout = RUN_TIMEOUT + max(1, len(self._servers)) * (self._settings.handshake_timeout + 10)
+        timeout = RUN_TIMEOUT + max(1, len(self._reloader.servers)) * (self._settings.handshake_timeout + 10)
 
         def ended(how: Ended) -> None:
             self._ended(run, before, how)
 
-        if self._spawn(command, timeout, ended, quiet=run.why != START, config=self._run_config) is None:
+        if self._spawn(command, timeout, ended, quiet=run.why != START, config=config) is None:
             self._policy.finished(self._loop.now(), -1, None, None)
 
     def _spawn(
@@ -245,9 +235,7 @@ class Keeper:
     def _ended(self, run: Run, before: Fingerprint | None, ended: Ended) -> None:
         """A run of the setup is over."""
         now = self._loop.now()
-        if ended.code == policy.WRONG_CONFIG and self._remembered.path and not self._run_config:
-            # The file was replaced by a bad one, and this run was the first to see it.
-            self._refuse_config(ended)
+        if ended.code == policy.WRONG_CONFIG and self._reloader.run_refused(ended):
             self._policy.finished(now, policy.DONE, None, None)
             self._go()
             return
@@ -273,91 +261,24 @@ class Keeper:
             log.log(*line)
         self._observe_device(now)
         if ended.code == policy.DONE:
-            self._remember()
+            self._reloader.run_worked()
         self._go()
 
-    def _remember(self) -> None:
-        """The server that is set up now, if its file is still the one that was read."""
-        path = self._settings.config
-        if self._run_config or facts.files(path) != self._run_files:
-            return
-        server = facts.current(self._servers, self._reading)
-        if server is not None:
-            self._remembered.take(f"{path}/{server.name}.conf" if os.path.isdir(path) else path, self._run_files)
-
     def _server_now(self) -> str:
-        server = facts.current(self._servers, self._read_device())
+        server = facts.current(self._reloader.servers, self._read_device())
         return server.name if server else ""
-
-    def _read_device(self) -> Reading | None:
-        try:
-            return self._kernel.device()
-        except (OSError, InitWgError):
-            return None
 
     def _fail_over(self, now: float, why: str) -> None:
         """The next server; with one only, a new handshake with it."""
-        current = facts.current(self._servers, self._reading)
-        server = policy.next_server(self._names(), current.name if current else None)
+        current = self._server_in_use()
+        server = policy.next_server(self._reloader.names, current.name if current else None)
         self._incidents.failovers += 1
         self._policy.demanded(now, Run(why, (), server))
 
-    def _names(self) -> tuple[str, ...]:
-        return tuple(server.name for server in self._servers)
-
-    # --- configuration ---------------------------------------------------------------------------------------------
-
-    def _watch_config(self) -> None:
-        files = facts.files(self._settings.config)
-        if files != self._files:
-            self._files = files
-            self._loop.call_later(CONFIG_QUIET, self._config_changed)
-
-    def _config_changed(self) -> None:
-        files = facts.files(self._settings.config)
-        if files != self._files:  # still being written
-            self._files = files
-            self._loop.call_later(CONFIG_QUIET, self._config_changed)
-            return
-        log.info(f"{self._settings.config} changed")
-        self._check_config()
-
-    def _check_config(self) -> None:
-        """Look before applying: with a bad file the running tunnel stays as it is."""
-        if self._check_child is not None:
-            self._loop.call_later(CONFIG_QUIET, self._check_config)
-            return
-        # In a folder, init_wg itself leaves bad files out; the one in use must not be lost by that.
-        path = self._settings.config
-        if os.path.isdir(path):
-            server = facts.current(self._servers, self._reading)
-            path = f"{path}/{server.name}.conf" if server else ""
-            if not server or not os.path.exists(path):
-                self._apply_config()
-                return
-        self._check_child = self._spawn(("init_wg", "check", path), RUN_TIMEOUT, self._config_checked)
-
-    def _config_checked(self, ended: Ended) -> None:
-        self._check_child = None
-        if ended.code == policy.DONE:
-            self._apply_config()
-            return
-        self._refuse_config(ended)
-        self._publish()
-
-    def _refuse_config(self, ended: Ended) -> None:
-        known, self._bad_config = self._bad_config, status.failure(ended)
-        if self._bad_config != known:
-            sys.stderr.write(ended.errors)
-            log.error("the new configuration is not applied; what is set up stays")
-
-    def _apply_config(self) -> None:
-        self._bad_config = ""
-        self._servers = facts.servers(self._settings.config)
+    def _configured(self) -> None:
+        """There is a new configuration, and it is good."""
         self._policy.demanded(self._loop.now(), Run(CONFIG))
         self._go()
-
-    # --- exit verification -----------------------------------------------------------------------------------------
 
     def _check_exit(self) -> None:
         if self._exit_child is not None or self._verdict.state != HEALTHY or self._setup:
@@ -383,7 +304,7 @@ class Keeper:
             setup=self._setup,
             missing=self._settings.interface if self._reading is None else "",
             verdict=self._verdict,
-            remedy=status.trying(self._policy.running, self._names()),
+            remedy=status.trying(self._policy.running, self._reloader.names),
             exit_check=self._exit_check.words if self._exit_check.failed else "",
         )
 
@@ -394,7 +315,7 @@ class Keeper:
         if reason:
             log.warning(f"VPN is not active: {reason}")
             return
-        server, peer = facts.current(self._servers, self._reading), facts.carrier(self._reading)
+        server, peer = self._server_in_use(), facts.carrier(self._reading)
         log.info(
             f"VPN is active: {server.name if server else self._settings.interface}"
             + (f" at {peer.endpoint}" if peer else "")
@@ -404,11 +325,11 @@ class Keeper:
         return Status(
             reason=self._reason(),
             verdict=self._verdict.state,
-            servers=self._servers,
-            server=facts.current(self._servers, self._reading),
+            servers=self._reloader.servers,
+            server=self._server_in_use(),
             settled=self._policy.settled and self._policy.idle,
             running=self._policy.running,
-            bad_configuration=self._bad_config,
+            bad_configuration=self._reloader.refused,
             dns_mode=self._dns_mode,
             forwarder=self._forwarder.running,
             incidents=self._incidents,

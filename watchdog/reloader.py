@@ -1,0 +1,146 @@
+"""The configuration on disk: watched, validated, then applied or refused; and the last known good one, for repairs.
+
+It is looked at from outside, again and again, instead of by inotify: the kubelet updates a Secret by swapping a
+symlink, and the folder that a watch was set on is then another one.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from init_wg import log
+from watchdog import facts, policy, status
+from watchdog.remembered import Remembered
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from watchdog.child import Child, Ended
+    from watchdog.facts import Server
+    from watchdog.loop import Loop
+    from watchdog.supervisor import Spawn
+
+#: Seconds between two looks.
+EVERY = 2.0
+#: What changed has to stay as it is for so long before it is read, in seconds: it may still be being written.
+QUIET = 0.3
+#: Seconds that a validation may take.
+TIMEOUT = 60.0
+
+
+class Reloader:
+    """One file, or a folder of servers. `in_use` tells the one that is set up; `apply` is to set up what is on disk."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        spawn: Spawn,
+        path: str,
+        in_use: Callable[[], Server | None],
+        apply: Callable[[], None],
+    ) -> None:
+        self._loop = loop
+        self._spawn = spawn
+        self._path = path
+        self._in_use = in_use
+        self._apply = apply
+        self._next = loop.now()
+        self._seen = facts.files(path)
+        self._check: Child | None = None
+        self._last_good = Remembered()
+        self._run_read = 0
+        self._run_config = ""
+        #: The servers of the configuration that is applied, in the order in which they are tried.
+        self.servers = facts.servers(path)
+        #: Why what is on disk is not applied, "" when it is.
+        self.refused = ""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The servers' names."""
+        return tuple(server.name for server in self.servers)
+
+    # --- what is on disk -------------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """Look, if it is time. now: seconds of the monotonic clock."""
+        if now < self._next:
+            return
+        self._next = now + EVERY
+        files = facts.files(self._path)
+        if files != self._seen:
+            self._seen = files
+            self._loop.call_later(QUIET, self._changed)
+
+    def _changed(self) -> None:
+        files = facts.files(self._path)
+        if files != self._seen:
+            self._seen = files
+            self._loop.call_later(QUIET, self._changed)
+            return
+        log.info(f"{self._path} changed")
+        self.reload()
+
+    def reload(self) -> None:
+        """Validate before applying: with a bad file the running tunnel stays as it is."""
+        if self._check is not None:
+            self._loop.call_later(QUIET, self.reload)
+            return
+        # In a folder, init_wg itself leaves bad files out; the one in use must not be lost by that.
+        path = self._path
+        if os.path.isdir(path):
+            server = self._in_use()
+            path = f"{path}/{server.name}.conf" if server else ""
+            if not server or not os.path.exists(path):
+                self._accept()
+                return
+        self._check = self._spawn(("init_wg", "check", path), TIMEOUT, self._checked)
+
+    def _checked(self, ended: Ended) -> None:
+        self._check = None
+        if ended.code == policy.DONE:
+            self._accept()
+        else:
+            self._refuse(ended)
+
+    def _accept(self) -> None:
+        self.refused = ""
+        self.servers = facts.servers(self._path)
+        self._apply()
+
+    def _refuse(self, ended: Ended) -> None:
+        known, self.refused = self.refused, status.failure(ended)
+        if self.refused != known:
+            sys.stderr.write(ended.errors)
+            log.error("the new configuration is not applied; what is set up stays")
+
+    # --- what the setup reads --------------------------------------------------------------------------------------
+
+    def run_begins(self, server: str | None) -> tuple[str | None, str]:
+        """With which server a run is to begin, and from which file it is to read: "" is what is on disk.
+
+        While what is on disk is wrong, repairs use what worked; but another server can only be found on disk.
+        """
+        self._run_read = facts.files(self._path)
+        alone = server is None or len(self.servers) < 2
+        self._run_config = self._last_good.path if self.refused and alone else ""
+        # A file is a server of its own name.
+        return os.path.basename(self._run_config) if self._run_config and server else server, self._run_config
+
+    def run_refused(self, ended: Ended) -> bool:
+        """The run was the first to see that the file was replaced by a bad one. False: there is none that worked."""
+        if self._run_config or not self._last_good.path:
+            return False
+        self._refuse(ended)
+        return True
+
+    def run_worked(self) -> None:
+        """Remember the file of the server that is set up now, if it still is the one that was read."""
+        if self._run_config or facts.files(self._path) != self._run_read:
+            return
+        server = self._in_use()
+        if server is not None:
+            path = f"{self._path}/{server.name}.conf" if os.path.isdir(self._path) else self._path
+            self._last_good.take(path, self._run_read)
