@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Mapping
 from heapq import heappop
+from typing import cast
 
 import pytest
 
-from watchdog import supervisor
+from watchdog import endpoint, supervisor
 from watchdog.child import Ended
 from watchdog.loop import Loop, Timer
+from watchdog.server import Reply
 
 
 class StillLoop(Loop):
@@ -21,6 +24,11 @@ class StillLoop(Loop):
     def __init__(self) -> None:
         super().__init__()
         self.time = 1000.0
+        self.mistakes: list[Exception] = []
+
+    def forgive(self) -> None:
+        """A mistake in a callback is kept from now on, and not raised."""
+        self._failed = self.mistakes.append
 
     def now(self) -> float:  # type: ignore[override]
         return self.time
@@ -34,7 +42,7 @@ class StillLoop(Loop):
             timer = heappop(self._timers)
             self.time = max(self.time, timer.due)
             if timer.call is not None:
-                timer.call()
+                self._call(timer.call)
         self.time = until
 
 
@@ -71,13 +79,17 @@ class Process:
     def reaped(self, status: int) -> None:
         self.finished(Ended(-status, "", "", 1.0, late=False))
 
+    def exits(self, code: int, errors: str = "") -> None:
+        """As if it had been reaped."""
+        self.finished(Ended(code, "", errors, 1.0, late=False))
+
 
 class System:
     """Where processes are started and waited for."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, loop: StillLoop) -> None:
         #: Why nothing can be started, None when it can.
-        self.full: OSError | None = None
+        self.full: Exception | None = None
         self.started: list[Process] = []
         self.ended: list[tuple[int, int]] = []
         monkeypatch.setattr(supervisor, "Child", self._start)
@@ -99,3 +111,29 @@ class System:
 
     def _wait(self, pid: int, options: int) -> tuple[int, int]:
         return self.ended.pop(0) if self.ended else (0, 0)
+
+
+Pages = Mapping[bytes, Callable[[], Reply]]
+
+
+class Port:
+    """Stands for the server on its port. reason: why it cannot be listened on, 0 when it can."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.reason = 0
+        self.pages: Pages = {}
+        monkeypatch.setattr(endpoint, "listen", self._listen)
+        monkeypatch.setattr(endpoint, "Server", self._serve)
+
+    def _listen(self, port: int) -> socket.socket:
+        if self.reason:
+            raise OSError(self.reason, os.strerror(self.reason))
+        return cast("socket.socket", None)
+
+    def _serve(self, loop: Loop, listener: socket.socket, pages: Pages, report: object) -> tuple[str, ...]:
+        self.pages = pages
+        return ("one", "two")  # connections
+
+    def get(self, path: str) -> tuple[int, str]:
+        reply = self.pages[path.encode()]()
+        return reply.status, reply.body

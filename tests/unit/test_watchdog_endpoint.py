@@ -3,44 +3,15 @@
 from __future__ import annotations
 
 import errno
-import os
-import socket
-from collections.abc import Callable, Iterator, Mapping
-from typing import cast
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.unit.build_watchdog import StillLoop
+from tests.unit.build_watchdog import Port, StillLoop
 from tests.unit.test_watchdog_status import STATUS
-from watchdog import endpoint, facts
+from watchdog import facts
 from watchdog.endpoint import LISTEN_AGAIN, Endpoint
-from watchdog.server import Reply
 from watchdog.settings import read
-
-Pages = Mapping[bytes, Callable[[], Reply]]
-
-
-class Port:
-    """Stands for the server on its port. reason: why it cannot be listened on, 0 when it can."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.reason = 0
-        self.pages: Pages = {}
-        monkeypatch.setattr(endpoint, "listen", self._listen)
-        monkeypatch.setattr(endpoint, "Server", self._serve)
-
-    def _listen(self, port: int) -> socket.socket:
-        if self.reason:
-            raise OSError(self.reason, os.strerror(self.reason))
-        return cast("socket.socket", None)
-
-    def _serve(self, loop: object, listener: object, pages: Pages, report: object) -> tuple[str, ...]:
-        self.pages = pages
-        return ("one", "two")  # connections
-
-    def get(self, path: str) -> tuple[int, str]:
-        reply = self.pages[path.encode()]()
-        return reply.status, reply.body
 
 
 @pytest.fixture

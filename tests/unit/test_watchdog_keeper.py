@@ -1,0 +1,157 @@
+"""What joins the parts: what they say at :9999 of one trouble or another, and that each trouble has an end."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from init_wg.secret import Secret
+from init_wg.state import Device, Peer
+from init_wg.wireguard import Reading, Traffic
+from tests.unit.build_watchdog import Port, Process, StillLoop, System
+from watchdog import events, facts, keeper
+from watchdog.facts import Fingerprint
+from watchdog.keeper import Keeper
+from watchdog.settings import read
+
+RIGHT = Fingerprint(1, 2, 3, 4, 5, 6)
+WELL = (200, "200 VPN is active\n")
+FULL = OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+SERVER = "first"
+
+
+class Pod:
+    """A kernel in which all is well, a file that is right, and a watchdog."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, loop: StillLoop, config: Path, **env: str) -> None:
+        self.loop = loop
+        self.fingerprint_fails: Exception | None = None
+        self.fingerprint_is = RIGHT
+        self.received = 0
+        self.system, self.port = System(monkeypatch, loop), Port(monkeypatch)
+        monkeypatch.setattr(facts, "Kernel", lambda _: self)
+        monkeypatch.setattr(facts, "sealed", lambda: True)
+        monkeypatch.setattr(facts, "counters", lambda _: (0, 0))
+        monkeypatch.setattr(keeper, "Probe", lambda *_: self)
+        monkeypatch.setattr(events, "Events", self.no_events)
+        environment: Mapping[str, str] = {"WG_CONFIG": str(config), **env}
+        self.keeper = Keeper(loop, read(environment), environment)
+        self.keeper.start()
+
+    # --- the kernel ---
+
+    kind = "wireguard"
+
+    def fingerprint(self) -> Fingerprint:
+        if self.fingerprint_fails:
+            raise self.fingerprint_fails
+        return self.fingerprint_is
+
+    def device(self) -> Reading:
+        self.received += 100  # somebody downloads something
+        peer = Peer(SERVER, None, ("203.0.113.51", 51820), frozenset(("0.0.0.0/0",)), 0)
+        return Reading(Device(Secret("key"), 1, 51820, frozenset((peer,))), {SERVER: Traffic(1.0, self.received, 1)})
+
+    def no_events(self) -> events.Events:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    # --- the questions ---
+
+    def aim(self, resolvers: tuple[str, ...]) -> None:
+        pass
+
+    def ask(self) -> bool:
+        return True
+
+    # --- what the tests do ---
+
+    def commands(self) -> list[str]:
+        return [" ".join(each.command) for each in self.system.started]
+
+    def last(self, command: str) -> Process:
+        return [each for each in self.system.started if " ".join(each.command).startswith(command)][-1]
+
+    def settle(self) -> None:
+        """The first run finds everything right; no forwarder is needed."""
+        self.last("init_wg up").exits(0)
+        self.last("init_wg names").exits(0)
+        self.loop.advance(2)
+        assert self.port.get("/") == WELL
+
+
+@pytest.fixture
+def loop() -> Iterator[StillLoop]:
+    made = StillLoop()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    made = tmp_path / "wg0.conf"
+    made.write_text(f"PublicKey = {SERVER}\n")
+    return made
+
+
+@pytest.fixture
+def pod(monkeypatch: pytest.MonkeyPatch, loop: StillLoop, config: Path) -> Pod:
+    return Pod(monkeypatch, loop, config)
+
+
+@pytest.fixture
+def verified(monkeypatch: pytest.MonkeyPatch, loop: StillLoop, config: Path) -> Pod:
+    return Pod(monkeypatch, loop, config, VERIFY_URL="https://exit.example/")
+
+
+def test_it_is_red_until_the_setup_has_run(pod: Pod) -> None:
+    assert pod.port.get("/") == (503, "503 VPN is not active: the setup has not run yet\n")
+    pod.settle()
+    pod.loop.advance(60)
+    assert pod.commands() == ["init_wg up", "init_wg names"]
+
+
+def test_a_change_is_repaired_and_the_repair_confirmed(pod: Pod) -> None:
+    pod.settle()
+    pod.fingerprint_is = RIGHT._replace(rules=44)
+    pod.loop.advance(6)
+    pod.fingerprint_is = RIGHT
+    pod.last("init_wg up").exits(0)
+    pod.loop.advance(1)
+    pod.last("init_wg up").exits(0)
+    pod.loop.advance(60)
+    assert pod.commands().count("init_wg up") == 3
+    assert 'init_wg_repairs_total{reason="rules"} 1' in pod.port.get("/metrics")[1]
+
+
+def test_a_setup_that_failed_says_why_and_is_tried_again(pod: Pod) -> None:
+    pod.last("init_wg up").exits(4, "init-wg: error: no handshake\n")
+    assert pod.port.get("/") == (503, "503 VPN is not active: no handshake\n")
+    pod.loop.advance(2)
+    assert pod.commands() == ["init_wg up", "init_wg up"]
+
+
+def test_an_exit_that_is_wrong_three_times_is_red_and_left(verified: Pod) -> None:
+    verified.settle()
+    for number in range(3):
+        assert verified.port.get("/") == WELL, number
+        verified.loop.advance(12)
+        verified.last("watchdog.verify https://exit.example/").exits(1, "the wrong exit\n")
+    assert verified.port.get("/") == (503, "503 VPN is not active: the wrong exit\n")
+    assert verified.commands()[-1] == "init_wg up --server wg0"
+
+
+def test_a_setup_that_could_not_be_started_is_red_until_it_could(pod: Pod) -> None:
+    pod.settle()
+    pod.system.full = FULL
+    pod.fingerprint_is = RIGHT._replace(rules=44)
+    pod.loop.advance(6)
+    assert pod.port.get("/") == (503, f"503 VPN is not active: cannot start a program: {FULL.strerror}\n")
+    pod.system.full = None
+    pod.loop.advance(31)
+    pod.last("init_wg up").exits(0)
+    pod.loop.advance(1)
+    assert pod.port.get("/") == WELL
