@@ -7,7 +7,7 @@ has failed, and stays failed until a check has passed.
 from __future__ import annotations
 
 FAILURE_THRESHOLD = 3
-#: After a failure, seconds until the next check: at most this.
+#: After a failure, and after one that could not be started, seconds until the next check: at most this.
 AGAIN = 10.0
 
 
@@ -26,6 +26,10 @@ class ExitCheck:
     def due(self, now: float) -> bool:
         """Is it time for the next one?"""
         return now >= self._due
+
+    def postponed(self, now: float) -> None:
+        """It could not be started, which says nothing about the exit."""
+        self._due = now + min(self._interval, AGAIN)
 
     def finished(self, now: float, words: str, *, passed: bool) -> tuple[str, str] | None:
         """One ended and said this. Returns the log's line, as its level and its words, if that is news."""

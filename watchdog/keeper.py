@@ -60,9 +60,9 @@ class Keeper:
         self._incidents = Incidents()
         self._kernel = facts.Kernel(settings.interface)
         self._supervisor = Supervisor(loop, environment, self._look_soon)
-        self._reloader = Reloader(loop, self._spawn, settings.config, self._server_in_use, self._configured)
+        self._reloader = Reloader(loop, self._supervisor.spawn, settings.config, self._server_in_use, self._configured)
         self._probe = Probe(loop, settings.interface, self._answered)
-        self._forwarder = Forwarder(loop, self._spawn)
+        self._forwarder = Forwarder(loop, self._supervisor.spawn)
         self._endpoint = Endpoint(loop, settings, self._kernel, self._status, lambda: self._supervisor.error)
         self._events: events.Events | None = None
         self._wake: Timer | None = None
@@ -72,6 +72,8 @@ class Keeper:
         self._verdict = Verdict(UNKNOWN, "the setup has not run yet")
         #: Why the setup is not right, "" when it is; what the last failed run said.
         self._setup = "the setup has not run yet"
+        #: Why it is not known whether the setup is right, "" when it is. A run need not follow, so it ends by itself.
+        self._unknown = ""
         self._exit_child: Child | None = None
 
     # --- start and end ---------------------------------------------------------------------------------------------
@@ -130,10 +132,12 @@ class Keeper:
 
     def _fingerprint(self) -> Fingerprint | None:
         try:
-            return self._kernel.fingerprint()
+            seen = self._kernel.fingerprint()
         except (OSError, InitWgError) as error:
-            self._setup = f"the kernel does not tell its state: {error}"
+            self._unknown = f"the kernel does not tell its state: {error}"
             return None
+        self._unknown = ""
+        return seen
 
     def _look(self) -> None:
         """Did anything change?"""
@@ -215,22 +219,9 @@ class Keeper:
         def ended(how: Ended) -> None:
             self._ended(run, before, how)
 
-        if self._spawn(command, timeout, ended, quiet=run.why != START, config=config) is None:
-            self._policy.finished(self._loop.now(), -1, None, None)
-
-    def _spawn(
-        self,
-        command: tuple[str, ...],
-        timeout: float,
-        ended: Callable[[Ended], None],
-        *,
-        quiet: bool = False,
-        config: str = "",
-    ) -> Child | None:
-        child = self._supervisor.spawn(command, timeout, ended, quiet=quiet, config=config)
-        if child is None:
+        if self._supervisor.spawn(command, timeout, ended, quiet=run.why != START, config=config) is None:
             self._setup = self._supervisor.error
-        return child
+            self._policy.finished(self._loop.now(), -1, None, None)
 
     def _ended(self, run: Run, before: Fingerprint | None, ended: Ended) -> None:
         """A run of the setup is over."""
@@ -281,10 +272,12 @@ class Keeper:
         self._go()
 
     def _check_exit(self) -> None:
-        if self._exit_child is not None or self._verdict.state != HEALTHY or self._setup:
+        if self._exit_child is not None or self._verdict.state != HEALTHY or self._setup or self._unknown:
             return
         command = ("watchdog.verify", self._settings.verify_url, self._settings.verify_expect)
-        self._exit_child = self._spawn(command, EXIT_CHECK_TIMEOUT, self._exit_checked)
+        self._exit_child = self._supervisor.spawn(command, EXIT_CHECK_TIMEOUT, self._exit_checked)
+        if self._exit_child is None:
+            self._exit_check.postponed(self._loop.now())
 
     def _exit_checked(self, ended: Ended) -> None:
         self._exit_child = None
@@ -301,7 +294,7 @@ class Keeper:
     def _reason(self) -> str:
         """Why the VPN is not active, "" when it is."""
         return status.reason(
-            setup=self._setup,
+            setup=self._setup or self._unknown,
             missing=self._settings.interface if self._reading is None else "",
             verdict=self._verdict,
             remedy=status.trying(self._policy.running, self._reloader.names),

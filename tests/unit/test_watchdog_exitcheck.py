@@ -69,3 +69,12 @@ def test_who_ends_without_a_word_has_one_put_in_its_mouth() -> None:
     check = ExitCheck(0, 300)
     assert check.finished(0, "", passed=False) == ("warning", "the exit check ended without a word (1 of 3)")
     assert check.words == "the exit check ended without a word"
+
+
+def test_one_that_could_not_be_started_is_neither_passed_nor_failed() -> None:
+    check = ExitCheck(0, 300)
+    check.postponed(100)
+    assert not check.due(100 + AGAIN - 0.1)
+    assert check.due(100 + AGAIN)
+    assert check.results == {}
+    assert check.words == ""

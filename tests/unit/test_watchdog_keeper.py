@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from init_wg.errors import KernelError
 from init_wg.secret import Secret
 from init_wg.state import Device, Peer
 from init_wg.wireguard import Reading, Traffic
@@ -20,6 +21,7 @@ from watchdog.settings import read
 
 RIGHT = Fingerprint(1, 2, 3, 4, 5, 6)
 WELL = (200, "200 VPN is active\n")
+BUSY = KernelError("the network changes faster than it can be read")
 FULL = OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 SERVER = "first"
 
@@ -155,3 +157,28 @@ def test_a_setup_that_could_not_be_started_is_red_until_it_could(pod: Pod) -> No
     pod.last("init_wg up").exits(0)
     pod.loop.advance(1)
     assert pod.port.get("/") == WELL
+
+
+def test_a_kernel_that_was_too_busy_for_a_moment_is_red_for_that_moment(pod: Pod) -> None:
+    pod.settle()
+    pod.fingerprint_fails = BUSY
+    pod.loop.advance(6)
+    assert pod.port.get("/") == (503, f"503 VPN is not active: the kernel does not tell its state: {BUSY}\n")
+    pod.fingerprint_fails = None
+    pod.loop.advance(6)
+    assert pod.port.get("/") == WELL
+    assert pod.commands().count("init_wg up") == 1, "nothing had changed"
+
+
+def test_an_exit_check_that_could_not_be_started_is_no_trouble_of_the_tunnel(verified: Pod) -> None:
+    verified.settle()
+    verified.last("watchdog.verify").exits(0, "the exit is 203.0.113.9\n")
+    verified.system.full = FULL
+    verified.loop.advance(305)
+    assert verified.port.get("/") == WELL
+    assert verified.port.get("/livez")[0] == 503
+    checks = len(verified.system.started)
+    verified.system.full = None
+    verified.loop.advance(11)
+    assert verified.port.get("/livez")[0] == 200
+    assert len(verified.system.started) == checks + 1
