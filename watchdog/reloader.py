@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 EVERY = 2.0
 #: What changed has to stay as it is for so long before it is read, in seconds: it may still be being written.
 QUIET = 0.3
-#: Seconds that a validation may take.
-TIMEOUT = 60.0
+#: Seconds that a validation may take; until one that could not be started is tried again.
+TIMEOUT, AGAIN = 60.0, 5.0
 
 
 class Reloader:
@@ -97,6 +97,8 @@ class Reloader:
                 self._accept()
                 return
         self._check = self._spawn(("init_wg", "check", path), TIMEOUT, self._checked)
+        if self._check is None:
+            self._loop.call_later(AGAIN, self.reload)
 
     def _checked(self, ended: Ended) -> None:
         self._check = None

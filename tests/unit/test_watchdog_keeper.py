@@ -182,3 +182,14 @@ def test_an_exit_check_that_could_not_be_started_is_no_trouble_of_the_tunnel(ver
     verified.loop.advance(11)
     assert verified.port.get("/livez")[0] == 200
     assert len(verified.system.started) == checks + 1
+
+
+def test_a_new_file_that_could_not_be_validated_is_validated_later(pod: Pod, config: Path) -> None:
+    pod.settle()
+    pod.system.full = FULL
+    config.write_text("PublicKey = the second\n")
+    pod.loop.advance(10)
+    assert pod.port.get("/") == WELL
+    pod.system.full = None
+    pod.loop.advance(10)
+    assert pod.commands()[-1] == f"init_wg check {config}"
