@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from watchdog.child import Child, Ended
     from watchdog.facts import Server
-    from watchdog.loop import Loop
+    from watchdog.loop import Loop, Timer
     from watchdog.supervisor import Spawn
 
 #: Seconds between two looks.
@@ -49,6 +49,7 @@ class Reloader:
         self._next = loop.now()
         self._seen = facts.files(path)
         self._check: Child | None = None
+        self._due: Timer | None = None
         self._last_good = Remembered()
         self._run_read = 0
         self._run_config = ""
@@ -72,13 +73,19 @@ class Reloader:
         files = facts.files(self._path)
         if files != self._seen:
             self._seen = files
-            self._loop.call_later(QUIET, self._changed)
+            self._later(QUIET, self._changed)
+
+    def _later(self, delay: float, call: Callable[[], None]) -> None:
+        """One at a time: each of them reads all that is there by then."""
+        if self._due is not None:
+            self._due.cancel()
+        self._due = self._loop.call_later(delay, call)
 
     def _changed(self) -> None:
         files = facts.files(self._path)
         if files != self._seen:
             self._seen = files
-            self._loop.call_later(QUIET, self._changed)
+            self._later(QUIET, self._changed)
             return
         log.info(f"{self._path} changed")
         self.reload()
@@ -86,7 +93,7 @@ class Reloader:
     def reload(self) -> None:
         """Validate before applying: with a bad file the running tunnel stays as it is."""
         if self._check is not None:
-            self._loop.call_later(QUIET, self.reload)
+            self._later(QUIET, self.reload)
             return
         # In a folder, init_wg itself leaves bad files out; the one in use must not be lost by that.
         path = self._path
@@ -98,7 +105,7 @@ class Reloader:
                 return
         self._check = self._spawn(("init_wg", "check", path), TIMEOUT, self._checked)
         if self._check is None:
-            self._loop.call_later(AGAIN, self.reload)
+            self._later(AGAIN, self.reload)
 
     def _checked(self, ended: Ended) -> None:
         self._check = None
