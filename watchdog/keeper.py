@@ -74,6 +74,7 @@ class Keeper:
         self._setup = "the setup has not run yet"
         #: Why it is not known whether the setup is right, "" when it is. A run need not follow, so it ends by itself.
         self._unknown = ""
+        self._run: Child | None = None
         self._exit_child: Child | None = None
 
     # --- start and end ---------------------------------------------------------------------------------------------
@@ -153,6 +154,9 @@ class Keeper:
     def _tick(self) -> None:
         now = self._loop.now()
         self._loop.call_at(now + TICK, self._tick)
+        if self._policy.running is not None and self._run is None:
+            # A mistake of ours came between: without this, it would have been the last run.
+            self._policy.finished(now, policy.LOST, None, None)
         self._observe_device(now)
         if now >= self._next_look:
             self._look()
@@ -219,12 +223,14 @@ class Keeper:
         def ended(how: Ended) -> None:
             self._ended(run, before, how)
 
-        if self._supervisor.spawn(command, timeout, ended, quiet=run.why != START, config=config) is None:
+        self._run = self._supervisor.spawn(command, timeout, ended, quiet=run.why != START, config=config)
+        if self._run is None:
             self._setup = self._supervisor.error
-            self._policy.finished(self._loop.now(), -1, None, None)
+            self._policy.finished(self._loop.now(), policy.LOST, None, None)
 
     def _ended(self, run: Run, before: Fingerprint | None, ended: Ended) -> None:
         """A run of the setup is over."""
+        self._run = None
         now = self._loop.now()
         if ended.code == policy.WRONG_CONFIG and self._reloader.run_refused(ended):
             self._policy.finished(now, policy.DONE, None, None)

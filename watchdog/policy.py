@@ -19,6 +19,8 @@ START, DRIFT, CONFIG, PEER, VERIFY, CONFIRM, RETRY = "start", "drift", "config",
 
 #: Exit codes of init_wg.
 DONE, WRONG_CONFIG, FOUGHT = 0, 2, 5
+#: In place of one, when there was no run after all.
+LOST = -1
 
 #: After a repair, seconds until the look that confirms it: what it caused has happened by then.
 CONFIRM_AFTER = 0.3

@@ -193,3 +193,30 @@ def test_a_new_file_that_could_not_be_validated_is_validated_later(pod: Pod, con
     pod.system.full = None
     pod.loop.advance(10)
     assert pod.commands()[-1] == f"init_wg check {config}"
+
+
+MISTAKE = ValueError("a mistake of ours")
+
+
+def test_a_mistake_at_the_beginning_of_a_run_does_not_end_all_repairs(pod: Pod) -> None:
+    pod.settle()
+    pod.loop.forgive()
+    pod.system.full = MISTAKE
+    pod.fingerprint_is = RIGHT._replace(rules=44)
+    pod.loop.advance(6)
+    assert MISTAKE in pod.loop.mistakes
+    pod.system.full = None
+    pod.loop.advance(31)
+    assert pod.commands().count("init_wg up") == 2
+
+
+def test_a_mistake_at_the_end_of_a_run_does_not_end_all_repairs(pod: Pod) -> None:
+    pod.settle()
+    pod.fingerprint_is = RIGHT._replace(rules=44)
+    pod.loop.advance(6)
+    pod.fingerprint_fails = MISTAKE
+    with pytest.raises(ValueError, match=str(MISTAKE)):
+        pod.last("init_wg up").exits(0)
+    pod.fingerprint_fails = None
+    pod.loop.advance(31)
+    assert pod.commands().count("init_wg up") == 3
