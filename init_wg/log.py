@@ -27,8 +27,16 @@ def log(level: str, message: str) -> None:
         line = dumps({"time": now, "level": level, "message": message})
     else:
         line = f"init-wg: {message}" if level == "info" else f"init-wg: {level}: {message}"
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
+    relay(line + "\n")
+
+
+def relay(text: str) -> None:
+    """Write what is a line already: a child's. Whoever reads the log may go, or its disk be full: the work goes on."""
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except OSError:
+        return
 
 
 def debug(message: str) -> None:

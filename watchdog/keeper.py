@@ -8,7 +8,6 @@ for those who ask at :9999.
 
 from __future__ import annotations
 
-import sys
 import time
 from select import EPOLLIN
 
@@ -236,7 +235,7 @@ class Keeper:
             self._policy.finished(now, policy.DONE, None, None)
             self._go()
             return
-        sys.stderr.write(ended.errors)
+        log.relay(ended.errors)
         if self._events:
             for each in self._events.sockets:
                 self._events.read(each.fileno())  # what the run itself caused

@@ -7,7 +7,6 @@ symlink, and the folder that a watch was set on is then another one.
 from __future__ import annotations
 
 import os
-import sys
 
 from init_wg import log
 from watchdog import facts, policy, status
@@ -122,7 +121,7 @@ class Reloader:
     def _refuse(self, ended: Ended) -> None:
         known, self.refused = self.refused, status.failure(ended)
         if self.refused != known:
-            sys.stderr.write(ended.errors)
+            log.relay(ended.errors)
             log.error("the new configuration is not applied; what is set up stays")
 
     # --- what the setup reads --------------------------------------------------------------------------------------

@@ -97,6 +97,27 @@ def test_it_serves_without_any_privilege_and_ends_at_once(number: signal.Signals
     assert code == 0
 
 
+def test_whoever_read_its_log_may_go(tmp_path: Path) -> None:
+    """A container runtime that was restarted, a disk that is full: no reason to repair nothing any more."""
+    with listen(0) as free:
+        port = free.getsockname()[1]
+    environment = {"HEALTH_PORT": str(port), "WG_CONFIG": str(tmp_path), "WG_INTERFACE": "none0"}
+    argv = [sys.executable, "-P", "-m", "watchdog"]
+    process = subprocess.Popen(unprivileged(argv), env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        assert fetch(port, "/livez")[0] == 200
+        assert process.stderr
+        process.stderr.close()
+        for _ in range(3):
+            process.send_signal(signal.SIGHUP)  # it says something at each
+            time.sleep(0.3)
+            assert fetch(port, "/livez")[0] == 200
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.wait(2)
+
+
 def unprivileged(argv: list[str]) -> list[str]:
     """Without any capability, even when the tests run as root: nothing of this machine can be changed."""
     if os.geteuid():
