@@ -25,7 +25,8 @@ class Incidents:
 
     def __init__(self) -> None:
         self._noticed: float | None = None
-        self._authors: dict[Author, None] = {}
+        #: Their processes' numbers and names, "" where it is not known.
+        self._authors: dict[int, str] = {}
         #: Runs by what called for them; repairs by what had changed; how long they took.
         self.runs: dict[str, int] = {}
         self.repairs: dict[str, int] = {}
@@ -37,8 +38,8 @@ class Incidents:
         if self._noticed is None:
             self._noticed = now
         for author in authors:
-            if len(self._authors) < _AUTHORS:
-                self._authors[named(author)] = None
+            if author.pid and (author.pid in self._authors or len(self._authors) < _AUTHORS):
+                self._authors[author.pid] = named(author).name or self._authors.get(author.pid, "")
 
     def dismissed(self) -> None:
         """Nothing that matters has changed."""
@@ -82,5 +83,5 @@ class Incidents:
         return ("warning", f"{_SLOWED}{who}") if code == FOUGHT else None
 
     def _who(self) -> str:
-        names = [f"{author.name or 'process'} ({author.pid})" for author in self._authors if author.pid]
+        names = [f"{name or 'process'} ({pid})" for pid, name in self._authors.items()]
         return f", changed by {', '.join(names)}" if names else ""

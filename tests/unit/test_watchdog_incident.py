@@ -63,6 +63,24 @@ def test_a_flood_of_authors_does_not_make_it_grow() -> None:
     assert words.endswith("changed by rival (1), rival (2), rival (3), rival (4)")
 
 
+def test_a_process_is_one_process() -> None:
+    """Its name can be looked up while it runs, and not for its last changes; some events bring it along."""
+    incidents = Incidents()
+    names = ["ip", ""]
+    for _ in range(2):
+        incidents.noticed(100, (Author(7, ""),), lambda author: author._replace(name=names.pop(0)))
+    incidents.noticed(100, (Author(8, ""), Author(8, "nft")), as_it_is)
+    _, words = repaired(incidents, RULES) or ("", "")
+    assert words.endswith("changed by ip (7), nft (8)")
+
+
+def test_who_is_not_known_takes_nobodys_place() -> None:
+    incidents = Incidents()
+    incidents.noticed(100, [Author(0, name) for name in "abcdef"] + [Author(7, "nft")], as_it_is)
+    _, words = repaired(incidents, RULES) or ("", "")
+    assert words.endswith("changed by nft (7)")
+
+
 @pytest.mark.parametrize(
     ("run", "changed", "line"),
     [
