@@ -41,7 +41,8 @@ class ExitCheck:
         self._failures = 0 if passed else self._failures + 1
         self.words = words
         if not passed:
-            return "warning", f"{words} ({self._failures} of {FAILURE_THRESHOLD})"
+            number = (self._failures - 1) % FAILURE_THRESHOLD + 1
+            return "warning", f"{words} ({number} of {FAILURE_THRESHOLD})"
         return ("info", words) if news else None
 
     @property

@@ -60,8 +60,8 @@ def test_once_failed_it_stays_so_until_one_passes_and_each_server_has_its_chance
 
 def test_each_failure_is_said_with_its_number() -> None:
     check = ExitCheck(0, 300)
-    said = [check.finished(0, "no answer", passed=False) for _ in range(FAILURE_THRESHOLD)]
-    assert said == [("warning", f"no answer ({number} of 3)") for number in (1, 2, 3)]
+    said = [check.finished(0, "no answer", passed=False) for _ in range(2 * FAILURE_THRESHOLD)]
+    assert said == [("warning", f"no answer ({number} of 3)") for number in (1, 2, 3, 1, 2, 3)]
     assert check.words == "no answer"
 
 
