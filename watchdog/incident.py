@@ -27,7 +27,7 @@ class Incidents:
         self._noticed: float | None = None
         #: Their processes' numbers and names, "" where it is not known.
         self._authors: dict[int, str] = {}
-        #: Runs by what called for them; repairs by what had changed; how long they took.
+        #: By what called for them; by what had changed; how long it took; failed runs; dead peers and failed exits.
         self.runs: dict[str, int] = {}
         self.repairs: dict[str, int] = {}
         self.repair_seconds = Histogram()
