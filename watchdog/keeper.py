@@ -233,6 +233,8 @@ class Keeper:
         now = self._loop.now()
         if ended.code == policy.WRONG_CONFIG and self._reloader.run_refused(ended):
             self._policy.finished(now, policy.DONE, None, None)
+            if run.why in (PEER, VERIFY):
+                self._policy.demanded(now, run)  # the peer is no better for that
             self._go()
             return
         log.relay(ended.errors)
@@ -280,13 +282,21 @@ class Keeper:
         if self._exit_child is not None or self._verdict.state != HEALTHY or self._setup or self._unknown:
             return
         command = ("watchdog.verify", self._settings.verify_url, self._settings.verify_expect)
-        self._exit_child = self._supervisor.spawn(command, EXIT_CHECK_TIMEOUT, self._exit_checked)
+        failovers = self._incidents.failovers
+
+        def ended(how: Ended) -> None:
+            self._exit_checked(how, current=failovers == self._incidents.failovers)
+
+        self._exit_child = self._supervisor.spawn(command, EXIT_CHECK_TIMEOUT, ended)
         if self._exit_child is None:
             self._exit_check.postponed(self._loop.now())
 
-    def _exit_checked(self, ended: Ended) -> None:
+    def _exit_checked(self, ended: Ended, *, current: bool) -> None:
         self._exit_child = None
         now = self._loop.now()
+        if not current:  # the server that it is about has been left meanwhile
+            self._exit_check.postponed(now)
+            return
         line = self._exit_check.finished(now, ended.last_line(), passed=ended.code == 0)
         if line:
             log.log(*line)

@@ -56,6 +56,7 @@ class Reloader:
         self.servers = facts.servers(path)
         #: Why what is on disk is not applied, "" when it is.
         self.refused = ""
+        self._all_refused = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -114,7 +115,7 @@ class Reloader:
             self._refuse(ended)
 
     def _accept(self) -> None:
-        self.refused = ""
+        self.refused, self._all_refused = "", False
         self.servers = facts.servers(self._path)
         self._apply()
 
@@ -129,10 +130,11 @@ class Reloader:
     def run_begins(self, server: str | None) -> tuple[str | None, str]:
         """With which server a run is to begin, and from which file it is to read: "" is what is on disk.
 
-        While what is on disk is wrong, repairs use what worked; but another server can only be found on disk.
+        While what is on disk is wrong, repairs use what worked; but another server can only be found on disk, if there
+        is a good one.
         """
         self._run_read = facts.files(self._path)
-        alone = server is None or len(self.servers) < 2
+        alone = server is None or len(self.servers) < 2 or self._all_refused
         self._run_config = self._last_good.path if self.refused and alone else ""
         # A file is a server of its own name.
         return os.path.basename(self._run_config) if self._run_config and server else server, self._run_config
@@ -142,6 +144,7 @@ class Reloader:
         if self._run_config or not self._last_good.path:
             return False
         self._refuse(ended)
+        self._all_refused = True  # a bad file among good ones does not fail a run
         return True
 
     def run_worked(self) -> None:

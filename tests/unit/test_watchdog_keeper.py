@@ -34,6 +34,7 @@ class Pod:
         self.fingerprint_fails: Exception | None = None
         self.fingerprint_is = RIGHT
         self.received = 0
+        self.peer_is_silent = False
         self.system, self.port = System(monkeypatch, loop), Port(monkeypatch)
         monkeypatch.setattr(facts, "Kernel", lambda _: self)
         monkeypatch.setattr(facts, "sealed", lambda: True)
@@ -54,7 +55,7 @@ class Pod:
         return self.fingerprint_is
 
     def device(self) -> Reading:
-        self.received += 100  # somebody downloads something
+        self.received += 0 if self.peer_is_silent else 100  # somebody downloads something
         peer = Peer(SERVER, None, ("203.0.113.51", 51820), frozenset(("0.0.0.0/0",)), 0)
         return Reading(Device(Secret("key"), 1, 51820, frozenset((peer,))), {SERVER: Traffic(1.0, self.received, 1)})
 
@@ -182,6 +183,39 @@ def test_an_exit_check_that_could_not_be_started_is_no_trouble_of_the_tunnel(ver
     verified.loop.advance(11)
     assert verified.port.get("/livez")[0] == 200
     assert len(verified.system.started) == checks + 1
+
+
+def test_an_exit_check_of_a_server_that_was_left_says_nothing_of_the_next(verified: Pod) -> None:
+    verified.settle()
+    verified.loop.advance(1)
+    check = verified.last("watchdog.verify")
+    verified.peer_is_silent = True
+    verified.loop.advance(40)
+    verified.last("init_wg up --server").exits(0)
+    verified.peer_is_silent = False
+    check.exits(1, "the wrong exit\n")
+    assert 'init_wg_exit_checks_total{result="failed"}' not in verified.port.get("/metrics")[1]
+    verified.loop.advance(12)
+    assert verified.last("watchdog.verify") is not check
+
+
+def test_a_dead_peer_is_dealt_with_though_every_file_has_become_bad(
+    monkeypatch: pytest.MonkeyPatch, loop: StillLoop, tmp_path: Path
+) -> None:
+    """With what worked; it is no reason to leave it at that."""
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.conf").write_text(f"PublicKey = {SERVER}\n")
+    pod = Pod(monkeypatch, loop, tmp_path)
+    pod.settle()
+    pod.peer_is_silent = True
+    pod.loop.advance(40)
+    pod.last("init_wg up --server").exits(2, "init-wg: error: a bad file\n")
+    for _ in range(3):
+        again = pod.last("init_wg up --server")
+        assert again.environment["WG_CONFIG"] != str(tmp_path)
+        again.exits(4, "init-wg: error: no handshake\n")
+        pod.loop.advance(31)
+        assert pod.last("init_wg up --server") is not again
 
 
 def test_a_new_file_that_could_not_be_validated_is_validated_later(pod: Pod, config: Path) -> None:
