@@ -11,13 +11,13 @@ from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, NamedTuple
 
 from init_wg.errors import ConfigError
-from init_wg.networks import PRIVATE, Address, Network, covers, is_local, prefixes, without
-from init_wg.state import DEFAULT
+from init_wg.networks import PRIVATE, Address, Network, covers, interval, is_local, prefixes, without
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from init_wg.config import Tunnel
+    from init_wg.networks import Interval
     from init_wg.pod import Pod
     from init_wg.settings import Settings
 
@@ -41,9 +41,9 @@ SERVICE_NETWORKS = tuple(
 
 
 class Bypass(NamedTuple):
-    """The networks, and a sentence that says how they were chosen."""
+    """The networks, sorted, disjoint and spelled as routes have them; and a sentence that says how they were chosen."""
 
-    networks: tuple[Network, ...]
+    networks: tuple[str, ...]
     explanation: str
 
 
@@ -55,36 +55,39 @@ def choose(settings: Settings, pod: Pod, tunnel: Tunnel, service_host: str | Non
         return Bypass((), "nothing bypasses the tunnel")
     if word == "private":
         chosen = without(PRIVATE, inside)
-        return Bypass(prefixes(chosen), "bypass: all private networks")
+        return Bypass(prefixes(map(interval, chosen)), "bypass: all private networks")
     if word != "auto":
         return Bypass(_named(settings.bypass_cidrs, tuple(inside)), "bypass: as BYPASS_CIDRS says")
-    found = {network: why for network, why in _deduced(pod, service_host) if not _is_everything(network)}
+    found = {network: why for network, why in _deduced(pod, service_host) if not _is_everything(*interval(network))}
     said = ", ".join(f"{network} ({why})" for network, why in found.items()) or "nothing"
-    return Bypass(prefixes(without(found, inside)), f"bypass: {said}")
+    return Bypass(prefixes(map(interval, without(found, inside))), f"bypass: {said}")
 
 
 @lru_cache(maxsize=1)  # a run compares several times, and the list may have thousands
-def _named(text: str, inside: tuple[Address, ...]) -> tuple[Network, ...]:
+def _named(text: str, inside: tuple[Address, ...]) -> tuple[str, ...]:
     return prefixes(_parsed(text, inside))
 
 
-def _parsed(text: str, inside: tuple[Address, ...]) -> Iterable[Network]:
+def _parsed(text: str, inside: tuple[Address, ...]) -> Iterable[Interval]:
+    points = [(address, address.version, int(address)) for address in inside]
     for word in text.replace(",", " ").split():
         try:
-            network = ip_network(word, strict=False)
+            version, first, last = found = interval(word)
         except ValueError:
             raise ConfigError(
                 f"environment: BYPASS_CIDRS: {word[:60]!a} is not a network: write it like 10.43.0.0/16"
             ) from None
-        if _is_everything(network):
-            raise ConfigError(f"environment: BYPASS_CIDRS: {network} is the whole internet: nothing would be tunnelled")
-        for address in inside:
-            if covers(network, address):
+        if _is_everything(*found):
+            raise ConfigError(
+                f"environment: BYPASS_CIDRS: {prefixes([found])[0]} is the whole internet: nothing would be tunnelled"
+            )
+        for address, family, number in points:
+            if family == version and first <= number <= last:
                 raise ConfigError(
-                    f"environment: BYPASS_CIDRS: {network} covers {address}, which is inside the tunnel (Address or "
-                    "DNS of the configuration): name smaller networks, or use auto"
+                    f"environment: BYPASS_CIDRS: {prefixes([found])[0]} covers {address}, which is inside the tunnel "
+                    "(Address or DNS of the configuration): name smaller networks, or use auto"
                 )
-        yield network
+        yield found
 
 
 def _deduced(pod: Pod, service_host: str | None) -> Iterable[tuple[Network, str]]:
@@ -108,6 +111,6 @@ def _deduced(pod: Pod, service_host: str | None) -> Iterable[tuple[Network, str]
             yield wide, "pods, by the pod's address"
 
 
-def _is_everything(network: Network) -> bool:
+def _is_everything(version: int, first: int, last: int) -> bool:
     """Halves of the internet are its usual disguise."""
-    return network.prefixlen <= 1 or str(network) in DEFAULT.values()
+    return (last - first).bit_length() >= {4: 31, 6: 127}[version]

@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from init_wg.config import Tunnel
-    from init_wg.networks import Network
     from init_wg.pod import Pod
     from init_wg.settings import Settings
 
@@ -56,8 +55,8 @@ class Circumstances(NamedTuple):
 
     kind: the interface to want, "wireguard" or "tun". endpoints: public key -> address and port, resolved.
     families: those that the pod's kernel has switched on. gate, routed: the kernel has the egress hook, and
-    can tell there what was routed. others: the pod's interfaces that may be tunnels, but are not called as
-    ours is. names, asked: where DNS goes, see policy.
+    can tell there what was routed. bypass: networks as routes have them. others: the pod's interfaces that may be
+    tunnels, but are not called as ours is. names, asked: where DNS goes, see policy.
     """
 
     kind: str
@@ -65,7 +64,7 @@ class Circumstances(NamedTuple):
     families: tuple[int, ...]
     gate: bool
     routed: bool
-    bypass: tuple[Network, ...]
+    bypass: tuple[str, ...]
     others: frozenset[OtherTunnel]
     names: Names | None
     asked: tuple[str, ...]
@@ -105,7 +104,7 @@ def nothing(have: State) -> State:
 
 def policy(settings: Settings, tunnel: Tunnel, pod: Pod, now: Circumstances) -> Policy:
     """What the kill-switch's text depends on. IPv6 stays closed where the tunnel has no IPv6 address."""
-    link_local = [ip_network("fe80::/10"), ip_network("ff02::/16")]
+    neighbours = ("fe80::/10", "ff02::/16", *_on_link(pod, now))
     return Policy(
         tunnel=settings.interface,
         uplink=pod.uplink,
@@ -114,8 +113,8 @@ def policy(settings: Settings, tunnel: Tunnel, pod: Pod, now: Circumstances) -> 
         tunnel_addresses=networks.hosts(a.ip for a in tunnel.addresses if _family(a.version) in now.families),
         pod_addresses=networks.hosts(a.ip for a in pod.addresses),
         endpoints=tuple(sorted(set(now.endpoints.values()))),
-        bypass=networks.spelled(now.bypass),
-        neighbours=networks.spelled([*link_local, *_on_link(pod, now)]),
+        bypass=networks.spelled(map(networks.interval, now.bypass)),
+        neighbours=networks.spelled(map(networks.interval, neighbours)),
         input_ports=settings.input_ports,
         names=now.names,
         asked=now.asked,
@@ -123,19 +122,19 @@ def policy(settings: Settings, tunnel: Tunnel, pod: Pod, now: Circumstances) -> 
     )
 
 
-def _on_link(pod: Pod, now: Circumstances) -> Iterator[Network]:
+def _on_link(pod: Pod, now: Circumstances) -> Iterator[str]:
     """What is reached without a gateway; and with a default route that has none, all that may be reached."""
-    yield from (address.network for address in pod.addresses)
+    yield from (str(address.network) for address in pod.addresses)
     for default in pod.defaults.values():
         if default.gateway:
-            yield ip_network(default.gateway)
+            yield default.gateway
         else:
-            yield from (ip_network(address) for address, _ in now.endpoints.values())
+            yield from (address for address, _ in now.endpoints.values())
             yield from now.bypass
     for route in pod.routes:
         direct = route.device == pod.uplink and route.gateway is None and route.kind == "unicast"
         if direct and route.destination not in DEFAULT.values() and not pods.is_stray(route, pod):
-            yield ip_network(route.destination)
+            yield route.destination
 
 
 def _mtu(tunnel: Tunnel, pod: Pod) -> int:
@@ -204,9 +203,9 @@ def _routes(settings: Settings, pod: Pod, now: Circumstances) -> Iterator[Route]
         if default := pod.defaults.get(family):
             there = {route.destination for route in kept}
             for network in (*now.bypass, *_asked(now)):
-                if _family(network.version) == family and str(network) not in there:
-                    there.add(str(network))
-                    yield _beside(str(network), default, metric)
+                if (":" in network) == (family == INET6) and network not in there:
+                    there.add(network)
+                    yield _beside(network, default, metric)
 
 
 def _beside(destination: str, default: Route, metric: int) -> Route:
@@ -224,17 +223,17 @@ def _beside(destination: str, default: Route, metric: int) -> Route:
     )
 
 
-def _asked(now: Circumstances) -> Iterator[Network]:
+def _asked(now: Circumstances) -> Iterator[str]:
     """The cluster's resolvers, which may be in no bypass network (NodeLocal DNSCache: 169.254.20.10), and the
     forwarder's names for them, so that its queries begin with the pod's source and on the uplink."""
     for address in (*now.asked, *(address for pair in (now.names.cluster if now.names else ()) for address in pair)):
         if not ip_address(address).is_loopback:
-            yield ip_network(address)
+            yield str(ip_network(address))
 
 
-def _named(route: Route, bypass: tuple[Network, ...]) -> bool:
-    network = ip_network(route.destination)
-    return any(network.version == n.version and network.subnet_of(n) for n in bypass)  # type: ignore[arg-type]
+def _named(route: Route, bypass: tuple[str, ...]) -> bool:
+    version, first, last = networks.interval(route.destination)
+    return any(v == version and low <= first and last <= high for v, low, high in map(networks.interval, bypass))
 
 
 def _family(version: int) -> int:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from init_wg.config import Tunnel
-    from init_wg.networks import Address, Network
+    from init_wg.networks import Address
     from init_wg.settings import Settings
 
 #: What the forwarder asks instead of the cluster's resolver: addresses for documentation (RFC 5737, RFC 3849),
@@ -76,7 +76,7 @@ def asked(settings: Settings, pod: ResolvConf) -> tuple[str, ...]:
     return ()
 
 
-def forwarder(names: Names, pod: ResolvConf, domain: str | None, reverse: Iterable[Network]) -> tuple[str, ...]:
+def forwarder(names: Names, pod: ResolvConf, domain: str | None, reverse: Iterable[str]) -> tuple[str, ...]:
     """dnsmasq's command line. Nothing is read from files, nothing is written, and it stays in the foreground."""
     inside = [alias for alias, _ in names.cluster]
     inside += [f"{DOCKER_RESOLVER}@{FORWARDER_SOURCE}"] if names.docker else []

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-from ipaddress import (
-    IPv4Address,
-    IPv4Network,
-    IPv6Address,
-    IPv6Network,
-    ip_address,
-    ip_network,
-    summarize_address_range,
-)
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from socket import inet_ntop, inet_pton  # with these nft and ip read and print
 from typing import TYPE_CHECKING
 
+from init_wg.state import INET, INET6
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 Network = IPv4Network | IPv6Network
 Address = IPv4Address | IPv6Address
+Interval = tuple[int, int, int]  # version, first and last address
 
 PRIVATE = tuple(map(ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")))
 #: Not public, though not RFC 1918 either: carriers and some clouds' pods (RFC 6598), and link-local.
 LOCAL = (*PRIVATE, *map(ip_network, ("100.64.0.0/10", "169.254.0.0/16", "fe80::/10")))
 
-
-_BITS = {4: 32, 6: 128}
-_ADDRESS: dict[int, type[Address]] = {4: IPv4Address, 6: IPv6Address}
-_NETWORK: dict[int, type[Network]] = {4: IPv4Network, 6: IPv6Network}
+_FAMILY, _BITS = {4: INET, 6: INET6}, {4: 32, 6: 128}
+#: How a length is written, and how many bits it leaves to the hosts.
+_HOST_BITS = {v: {"": 0, **{f"/{length}": bits - length for length in range(bits + 1)}} for v, bits in _BITS.items()}
 
 
 def is_local(network: Network) -> bool:
@@ -58,10 +53,24 @@ def without(networks: Iterable[Network], holes: Iterable[Address]) -> list[Netwo
     return left
 
 
-def merge(networks: Iterable[Network]) -> list[tuple[int, int, int]]:
-    """Sorted, disjoint (version, first, last); what overlaps or touches is one, as nft's interval sets do it."""
-    merged: list[tuple[int, int, int]] = []
-    for version, first, last in sorted(map(_interval, networks)):
+def interval(network: Network | str) -> Interval:
+    """All that a network covers. Text may be whatever ipaddress takes for one, host bits too. Raises ValueError."""
+    address, slash, length = (text := str(network)).partition("/")
+    version = 6 if ":" in address else 4
+    try:  # the usual spelling, at a fifth of ipaddress's price: there may be thousands
+        number = int.from_bytes(inet_pton(_FAMILY[version], address), "big")
+        host_bits = _HOST_BITS[version][slash + length]
+    except (OSError, KeyError):
+        found = ip_network(text, strict=False)
+        number, host_bits = int(found[0]), found.max_prefixlen - found.prefixlen
+    first = number >> host_bits << host_bits
+    return version, first, first + (1 << host_bits) - 1
+
+
+def merge(intervals: Iterable[Interval]) -> list[Interval]:
+    """Sorted and disjoint; what overlaps or touches is one, as nft's interval sets do it."""
+    merged: list[Interval] = []
+    for version, first, last in sorted(intervals):
         if merged and merged[-1][0] == version and first <= merged[-1][2] + 1:
             merged[-1] = (version, merged[-1][1], max(last, merged[-1][2]))
         else:
@@ -69,36 +78,32 @@ def merge(networks: Iterable[Network]) -> list[tuple[int, int, int]]:
     return merged
 
 
-def spelled(networks: Iterable[Network]) -> tuple[str, ...]:
+def spelled(intervals: Iterable[Interval]) -> tuple[str, ...]:
     """As nft prints them: a prefix where the interval is one (a host without its length), else first-last."""
-    return tuple(_spell(*interval) for interval in merge(networks))
+    return tuple(_spell(*interval) for interval in merge(intervals))
 
 
-def prefixes(networks: Iterable[Network]) -> tuple[Network, ...]:
-    """The fewest prefixes that cover the same."""
-    found: list[Network] = []
-    for version, first, last in merge(networks):
-        size = last - first + 1
-        if _is_prefix(first, size):
-            found.append(_NETWORK[version]((first, _BITS[version] - size.bit_length() + 1)))
-        else:
-            found += summarize_address_range(_ADDRESS[version](first), _ADDRESS[version](last))
-    return tuple(found)
+def prefixes(intervals: Iterable[Interval]) -> tuple[str, ...]:
+    """The fewest prefixes that cover the same, as routes have them: a host with its length."""
+    return tuple(prefix for interval in merge(intervals) for prefix in _prefixes(*interval))
 
 
 def _spell(version: int, first: int, last: int) -> str:
-    address, size = _ADDRESS[version], last - first + 1
-    if size == 1:
-        return str(address(first))
-    if _is_prefix(first, size):
-        return f"{address(first)}/{_BITS[version] - size.bit_length() + 1}"
-    return f"{address(first)}-{address(last)}"
+    prefix, *more = _prefixes(version, first, last)
+    if more:
+        return f"{_show(version, first)}-{_show(version, last)}"
+    return prefix if first < last else _show(version, first)
 
 
-def _interval(network: Network) -> tuple[int, int, int]:
-    first = int(network.network_address)
-    return network.version, first, first + (1 << (network.max_prefixlen - network.prefixlen)) - 1
+def _prefixes(version: int, first: int, last: int) -> Iterator[str]:
+    """The largest that begins where the interval does and does not reach further, and so on."""
+    while first <= last:
+        host_bits = (last - first + 1).bit_length() - 1
+        if first:
+            host_bits = min(host_bits, (first & -first).bit_length() - 1)
+        yield f"{_show(version, first)}/{_BITS[version] - host_bits}"
+        first += 1 << host_bits
 
 
-def _is_prefix(first: int, size: int) -> bool:
-    return size & (size - 1) == 0 and first % size == 0
+def _show(version: int, number: int) -> str:
+    return inet_ntop(_FAMILY[version], number.to_bytes(_BITS[version] // 8, "big"))

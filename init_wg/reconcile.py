@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from init_wg.config import Tunnel
-    from init_wg.networks import Network
     from init_wg.pod import Pod
     from init_wg.policy import Hole
     from init_wg.settings import Settings
@@ -43,7 +42,7 @@ class Comparison(NamedTuple):
     """
 
     pod: Pod
-    networks: tuple[Network, ...]
+    networks: tuple[str, ...]
     want: State
     steps: tuple[Step, ...]
     sealed: str

@@ -88,7 +88,7 @@ def test_2000_networks_of_each_family(listed: Callable[[str], str], step: int) -
             tunnel_addresses=("10.64.0.2", "fc00:bbbb::2"),
             pod_addresses=("10.244.1.7", "fd00:244:1::7"),
             endpoints=(("192.0.2.1", 51820),),
-            bypass=networks.spelled(wide),
+            bypass=networks.spelled(map(networks.interval, wide)),
             neighbours=("fe80::/10", "ff02::/16"),
             input_ports=(),
             names=build.NAMES,

@@ -108,7 +108,7 @@ def circumstances(**changes: Any) -> Circumstances:
         families=(INET, INET6),
         gate=True,
         routed=True,
-        bypass=(ip_network("10.96.0.0/12"), ip_network("10.244.0.0/16"), ip_network("fd00:244:1::/64")),
+        bypass=("10.96.0.0/12", "10.244.0.0/16", "fd00:244:1::/64"),
         others=frozenset(),
         names=NAMES,
         asked=(),
@@ -125,6 +125,7 @@ _ipv6_numbers = st.builds(
     lambda groups: int.from_bytes(b"".join(group.to_bytes(2, "big") for group in groups), "big"),
     st.lists(st.sampled_from((0, 0, 0, 1, 0xFFFF, 0xFE80, 0x0A00)) | st.integers(0, 0xFFFF), min_size=8, max_size=8),
 )
+LINK_LOCAL = [networks.interval("fe80::/10"), networks.interval("ff02::/16")]
 ipv4 = st.builds(IPv4Address, st.integers(0x01000000, 0xDFFFFFFF))
 ipv6 = st.builds(IPv6Address, _ipv6_numbers.filter(lambda number: number >> 112))
 
@@ -135,6 +136,10 @@ def network(draw: st.DrawFn) -> networks.Network:
     if draw(st.booleans()):
         return ip_network((int(draw(ipv4)), draw(st.integers(2, 32))), strict=False)
     return ip_network((draw(ipv6), draw(st.integers(2, 128))), strict=False)
+
+
+def intervals(most: int) -> st.SearchStrategy[list[networks.Interval]]:
+    return st.lists(network().map(networks.interval), max_size=most)
 
 
 @st.composite
@@ -156,8 +161,7 @@ def names_policy(draw: st.DrawFn) -> Names:
 @st.composite
 def policy(draw: st.DrawFn, links: tuple[str, ...] | None = None) -> Policy:
     """Any policy. `links`: the interfaces that exist, where that matters (the gate names them)."""
-    near = [ip_network("fe80::/10"), ip_network("ff02::/16")]
-    near += [n for n in draw(st.lists(network(), max_size=3)) if n.version == 6]
+    near = [network for network in draw(intervals(3)) if network[0] == 6]
     there = st.lists(names if links is None else st.sampled_from(links or ("eth0",)), unique=True, max_size=4)
     gated = draw(there) if links != () else []
     return Policy(
@@ -168,8 +172,8 @@ def policy(draw: st.DrawFn, links: tuple[str, ...] | None = None) -> Policy:
         tunnel_addresses=draw(hosts(least=1)),
         pod_addresses=draw(hosts(least=1)),
         endpoints=tuple(sorted(draw(st.sets(st.tuples((ipv4 | ipv6).map(str), ports), max_size=4)))),
-        bypass=networks.spelled(draw(st.lists(network(), max_size=12))),
-        neighbours=networks.spelled(near),
+        bypass=networks.spelled(draw(intervals(12))),
+        neighbours=networks.spelled([*LINK_LOCAL, *near]),
         input_ports=tuple(sorted(draw(st.sets(ports, max_size=6)))),
         names=draw(st.none() | names_policy()),
         asked=draw(hosts()),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from ipaddress import ip_address, ip_interface, ip_network
+from ipaddress import ip_address, ip_interface
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +124,7 @@ def test_needs_forwarder(chosen: Names, pod: ResolvConf, needed: bool) -> None:
 
 
 SPLIT = TUNNEL._replace(cluster=((names.ALIASES[4], "10.96.0.10"),), forwarded=True)
-NETWORKS = (ip_network("10.244.0.0/16"), ip_network("fd00:244::/48"))
+NETWORKS = ("10.244.0.0/16", "fd00:244::/48")
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ NETWORKS = (ip_network("10.244.0.0/16"), ip_network("fd00:244::/48"))
             TUNNEL._replace(docker=True, forwarded=True),
             DOCKER,
             None,
-            (ip_network("172.18.0.0/16"),),
+            ("172.18.0.0/16",),
             [
                 "--server=10.64.0.1",
                 "--server=//127.0.0.11@127.0.0.54",
