@@ -25,7 +25,7 @@ _REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
 _ERROR, _DONE, _DUMP_INTERRUPTED = 0x2, 0x3, 0x10
 _NESTED = 0x3FFF  # the two highest bits of an attribute's type are flags
 _GET_GENERATION = 10 << 8 | 16  # NFNL_SUBSYS_NFTABLES, NFT_MSG_GETGEN
-_AT_ONCE = 128  # requests whose acknowledgements fit into a socket's receive buffer
+_AT_ONCE = 128  # requests: were all of them refused, the answers would still fit into a socket's receive buffer
 
 
 class Socket:
@@ -68,22 +68,25 @@ class Socket:
         list(self._receive())
 
     def requests(self, message_type: int, flags: int, bodies: list[bytes]) -> list[int]:
-        """The same for many, some hundred at a time: the errno of each, 0 for done."""
-        codes: list[int] = []
+        """The same for many, some hundred at a time: the errno of each, 0 for done.
+
+        Only the last of a batch is acknowledged: the kernel does one after the other, and tells errors unasked.
+        """
+        codes: dict[int, int] = {}
+        first = self._sequence + 1
         for at in range(0, len(bodies), _AT_ONCE):
-            first = self._sequence + 1
+            batch = bodies[at : at + _AT_ONCE]
+            last = self._sequence + len(batch)
             data = bytearray()
-            for body in bodies[at : at + _AT_ONCE]:
+            for body in batch:
                 self._sequence += 1
-                data += HEADER.pack(HEADER.size + len(body), message_type, flags | _REQUEST | _ACK, self._sequence, 0)
+                asked = flags | _REQUEST | (_ACK if self._sequence == last else 0)
+                data += HEADER.pack(HEADER.size + len(body), message_type, asked, self._sequence, 0)
                 data += body + bytes(-len(body) % 4)
             self._socket.send(data)
-            while first <= self._sequence:
-                for sequence, code in _acknowledgements(self._socket.recv(1 << 18)):
-                    if sequence == first:
-                        codes.append(code)
-                        first += 1
-        return codes
+            while last not in codes:
+                codes.update(_answers(self._socket.recv(1 << 18)))
+        return [codes.get(sequence, 0) for sequence in range(first, self._sequence + 1)]
 
     def _send(self, message_type: int, flags: int, body: bytes) -> None:
         self._sequence += 1
@@ -118,8 +121,8 @@ def generation() -> int:
     return int.from_bytes(attributes(answers[0], 4).get(1, b""), "big") if answers else 0
 
 
-def _acknowledgements(data: bytes) -> Iterator[tuple[int, int]]:
-    """(sequence, errno) of each."""
+def _answers(data: bytes) -> Iterator[tuple[int, int]]:
+    """(sequence, errno) of each acknowledgement (0) and each error."""
     offset = 0
     while offset + HEADER.size <= len(data):
         length, kind, _, sequence, _ = HEADER.unpack_from(data, offset)

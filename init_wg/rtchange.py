@@ -81,20 +81,21 @@ def add_routes(kernel: Socket, routes: list[Route]) -> list[int]:
 
     pyroute2 encodes one of each shape, a hundred microseconds each; in the others only the destination differs.
     """
-    templates: dict[Route, tuple[bytes, int]] = {}
+    shapes: dict[tuple[Any, ...], tuple[bytes, bytes]] = {}
     bodies = []
     for route in routes:
         address, length = route.destination.split("/")
-        packed = socket.inet_pton(route.family, address)
-        shape = route._replace(destination="")
-        if not int(length):  # has no destination attribute
+        if length == "0":  # has no destination attribute
             bodies.append(_route_message(route))
             continue
-        if shape not in templates:
+        packed = socket.inet_pton(route.family, address)
+        shape = route[:2] + route[3:]  # all but the destination
+        if shape not in shapes:
             body = _route_message(route)
-            templates[shape] = body, body.index(struct.pack("=HH", 4 + len(packed), 1) + packed, 12) + 4  # RTA_DST
-        body, at = templates[shape]
-        bodies.append(body[:1] + bytes([int(length)]) + body[2:at] + packed + body[at + len(packed) :])
+            at = body.index(struct.pack("=HH", 4 + len(packed), 1) + packed, 12) + 4  # RTA_DST
+            shapes[shape] = body[2:at], body[at + len(packed) :]
+        before, after = shapes[shape]
+        bodies.append(bytes((route.family, int(length))) + before + packed + after)  # struct rtmsg begins with these
     return kernel.requests(_NEWROUTE, _EXCLUSIVE_CREATE, bodies)
 
 

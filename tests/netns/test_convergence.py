@@ -182,6 +182,23 @@ def test_up_again_changes_nothing(open_pod: Lab, endpoint: str | None) -> None:
         assert seen() == []
 
 
+def test_thousands_of_bypass_networks(open_pod: Lab) -> None:
+    """Of both families, and some that touch; what is missing later is mended, be it one or many."""
+    lab = open_pod
+    networks = [f"20.{number // 64}.{number % 64 * 3}.0/24" for number in range(2000)]
+    networks += [f"2a00:{number:x}:8000::/{33 if number % 2 else 34}" for number in range(2000)]
+    env = {"BYPASS_CIDRS": ",".join([*networks, "20.0.1.0/24", "20.0.5.0/25", "::ffff:20.0.0.0/104", "203.0.113.77"])}
+    lab.init_wg("up", env=env)
+    for missing in ("20.9.0.0/24", "20.16.0.0/12", "2a00::/25"):
+        assert "everything is as it should be" in lab.init_wg("check", env=env).stdout
+        family = "-6" if ":" in missing else "-4"
+        lab.pod.run(["ip", family, "route", "flush", "proto", "151", "root", missing])
+        assert lab.init_wg("check", env=env, check=False).returncode == 5
+        lab.init_wg("up", env=env)
+    assert "everything is as it should be" in lab.init_wg("check", env=env).stdout
+    assert lab.flows()
+
+
 def test_the_watch_sees_what_changes(running: Lab) -> None:
     """The control for the test above."""
     before = generation(running)

@@ -44,6 +44,11 @@ class Memory:
         if message_type + 2 in self.shown and message_type != NEWLINK:  # GET follows NEW and DEL
             self.shown[message_type + 2].append(body)
 
+    def requests(self, message_type: int, flags: int, bodies: list[bytes]) -> list[int]:
+        for body in bodies:
+            self.request(message_type, flags, body)
+        return [0] * len(bodies)
+
     def dump(self, message_type: int, body: bytes) -> list[bytes]:
         return self.shown[message_type]
 
@@ -226,6 +231,19 @@ def test_any_route_comes_back(route: Route, add: bool) -> None:
     assert read(memory).routes == (route,)
 
 
+@settings(max_examples=100, deadline=None)
+@given(several=st.lists(routes(), max_size=12), shapes=st.integers(1, 3))
+def test_many_routes_are_what_each_of_them_is_alone(several: list[Route], shapes: int) -> None:
+    """Of few shapes, so that most are made, and read, after the pattern of another one."""
+    alike = [like._replace(destination=r.destination) for r in several for like in several[:shapes] if like[0] == r[0]]
+    alone, together = Memory(), Memory()
+    for route in alike:
+        rtchange.write_route(socket_of(alone), route, add=True)
+    assert rtchange.add_routes(socket_of(together), alike) == [0] * len(alike)
+    assert together.told == alone.told
+    assert read(together).routes == tuple(alike)
+
+
 def route_message(family: int, *attributes: bytes, flags: int = 0, **header: int) -> bytes:
     fields = {"length": 0, "from_length": 0, "tos": 0, "table": 254, "protocol": 3, "scope": 0, "kind": 1, **header}
     return struct.pack("=BBBBBBBBI", family, *fields.values(), flags) + b"".join(attributes)
@@ -329,6 +347,46 @@ def test_attributes_end_where_they_make_no_sense() -> None:
 @given(data=st.binary(max_size=64))
 def test_any_bytes_are_read_to_an_end(data: bytes) -> None:
     assert len(list(netlink.attribute_list(data))) <= 16
+
+
+class Kernel:
+    """The other end of a netlink socket: acknowledges what asks for it, and refuses what is told to be refused."""
+
+    def __init__(self, refused: dict[bytes, int]) -> None:
+        self.refused, self.got, self.answers = refused, list[bytes](), list[bytes]()
+
+    def bind(self, address: tuple[int, int]) -> None: ...
+
+    def settimeout(self, seconds: float) -> None: ...
+
+    def close(self) -> None: ...
+
+    def send(self, data: bytes) -> None:
+        data = bytes(data)
+        assert not self.answers, "nothing is sent before all is answered"
+        while data:
+            length, _, flags, sequence, _ = netlink.HEADER.unpack_from(data)
+            body, data = data[netlink.HEADER.size : length], data[(length + 3) & ~3 :]
+            self.got.append(body)
+            code = self.refused.get(body, 0)
+            if code or flags & 4:  # NLM_F_ACK
+                error = struct.pack("=i", -code) + bytes(16)
+                self.answers.append(netlink.HEADER.pack(netlink.HEADER.size + len(error), 2, 0, sequence, 0) + error)
+
+    def recv(self, size: int) -> bytes:
+        return self.answers.pop(0)  # IndexError: the real one would wait for ever
+
+
+def test_of_many_requests_each_is_told_how_it_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    bodies = [str(number).encode() for number in range(300)]
+    refused = {bodies[number]: errno.EEXIST for number in (0, 5, 6, 127, 128, 299)}
+    kernel = Kernel(refused)
+    monkeypatch.setattr("socket.socket", lambda *_: kernel)
+    with netlink.Socket() as ours:
+        assert ours.requests(NEWROUTE, CREATE, bodies) == [refused.get(body, 0) for body in bodies]
+        assert ours.requests(NEWROUTE, CREATE, bodies[1:3]) == [0, 0]
+        assert ours.requests(NEWROUTE, CREATE, []) == []
+    assert kernel.got == bodies + bodies[1:3]
 
 
 def test_an_interface_that_is_not_there() -> None:
