@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import socket
 import struct
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from init_wg.netlink import Socket, attributes, number, text
 from init_wg.state import DEFAULT, INET, INET6, Address, Route, Rule
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 KINDS = {1: "unicast", 2: "local", 3: "broadcast", 4: "anycast", 5: "multicast", 6: "blackhole", 7: "unreachable",
          8: "prohibit", 9: "throw"}  # fmt: skip
@@ -15,6 +18,8 @@ ONLINK, RULE_INVERT = 4, 2
 _GETLINK, _GETADDR, _GETROUTE, _GETRULE = 18, 22, 26, 34
 _CLONED = 0x200
 NH_ID = 30  # RTA_NH_ID
+# How the kernel begins a route's attributes, RTA_TABLE and RTA_DST, but for their values; and where these end.
+_DESTINATION = {struct.pack("=HHHH", 8, 15, 4 + size, 1): 24 + size for size in (4, 16)}
 
 
 class Interface(NamedTuple):
@@ -51,7 +56,7 @@ def snapshot(kernel: Socket) -> Snapshot:
     return Snapshot(
         interfaces,
         tuple(map(_address, kernel.dump(_GETADDR, bytes(8)))),
-        tuple(filter(None, (_route(data, names) for data in kernel.dump(_GETROUTE, bytes(12))))),
+        tuple(_routes(kernel.dump(_GETROUTE, bytes(12)), names)),
         tuple(map(_rule, kernel.dump(_GETRULE, bytes(12)))),
     )
 
@@ -68,6 +73,19 @@ def _address(data: bytes) -> InterfaceAddress:
     found = attributes(data, 8)
     own = found.get(2) or found.get(1, b"")  # IFA_LOCAL is ours; IFA_ADDRESS may be the other end's
     return InterfaceAddress(index, Address(family, _show(own), length), scope)
+
+
+def _routes(messages: Iterable[bytes], names: dict[int, str]) -> Iterator[Route]:
+    """Of thousands, most differ in nothing but the destination: what else they say is read once."""
+    shapes: dict[bytes, Route | None] = {}
+    for data in messages:
+        end = _DESTINATION.get(data[12:16] + data[20:24], 0)
+        shape = data[:1] + data[2:24] + data[end:] if end else data  # the second byte is the destination's length
+        if shape not in shapes:
+            shapes[shape] = _route(data, names)
+        if route := shapes[shape]:
+            destination = f"{_show(data[24:end])}/{data[1]}" if end else route.destination
+            yield Route._make((*route[:2], destination, *route[3:]))
 
 
 def _route(data: bytes, names: dict[int, str]) -> Route | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
+from random import Random
 from typing import cast
 
 import pytest
@@ -258,6 +259,22 @@ def test_of_several_hops_the_first_stands_for_all(memory: Memory) -> None:
     )  # fmt: skip
     memory.shown[GETROUTE] = [route_message(INET, attribute(9, hops))]
     assert read(memory).routes == (Route(INET, 254, "0.0.0.0/0", "lo", gateway="10.0.0.1", protocol=3),)
+
+
+@settings(max_examples=100, deadline=None)
+@given(several=st.lists(routes(), min_size=1, max_size=8), order=st.randoms(use_true_random=False))
+def test_a_route_is_read_as_alone_whatever_is_beside_it(several: list[Route], order: Random) -> None:
+    """And wherever its destination stands: the kernel's own order is nobody's promise."""
+    memory = Memory()
+    for route in several:
+        rtchange.write_route(socket_of(memory), route, add=True)
+    bodies = memory.shown[GETROUTE] * 2
+    for body in memory.shown[GETROUTE]:
+        parts = [attribute(*found) for found in netlink.attribute_list(body, 12)]
+        order.shuffle(parts)
+        bodies.append(body[:12] + b"".join(parts))
+    memory.shown[GETROUTE] = bodies
+    assert read(memory).routes == tuple(several) * 3
 
 
 def test_cached_routes_and_other_families_are_no_routes(memory: Memory) -> None:
