@@ -176,7 +176,9 @@ def _add_rule(rule: Rule) -> Step:
 
 def _route_order(route: Route) -> tuple[Any, ...]:
     """Links before the gateways that are reached over them."""
-    return (route.family, route.table, route.gateway is not None, route.destination, route.metric, str(route))
+    family, table, destination, device, gateway, kind, source, metric, *rest = route
+    link = gateway is None
+    return (family, table, not link, destination, metric, kind, device or "", gateway or "", source or "", rest)
 
 
 def _rule_order(rule: Rule) -> tuple[Any, ...]:
@@ -184,13 +186,12 @@ def _rule_order(rule: Rule) -> tuple[Any, ...]:
 
 
 def _show_route(route: Route) -> str:
-    destination = "default" if route.destination in DEFAULT.values() else route.destination
-    words = [*([route.kind] if route.kind != "unicast" else []), destination]
-    words += [
-        word for name, value in (("via", route.gateway), ("dev", route.device)) if value for word in (name, value)
-    ]
+    kind = "" if route.kind == "unicast" else f"{route.kind} "
+    destination = "default" if route.destination == DEFAULT[route.family] else route.destination
+    gateway = f" via {route.gateway}" if route.gateway else ""
+    device = f" dev {route.device}" if route.device else ""
     family = "" if route.family == INET else " (IPv6)"
-    return f"{' '.join(words)} in table {route.table}{family}"
+    return f"{kind}{destination}{gateway}{device} in table {route.table}{family}"
 
 
 def _show_rule(rule: Rule) -> str:
