@@ -11,7 +11,7 @@ from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, NamedTuple
 
 from init_wg.errors import ConfigError
-from init_wg.networks import PRIVATE, Address, Network, covers, interval, is_local, prefixes, without
+from init_wg.networks import PRIVATE, Address, Network, both, covers, interval, is_local, prefixes, without
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -41,10 +41,12 @@ SERVICE_NETWORKS = tuple(
 
 
 class Bypass(NamedTuple):
-    """The networks, sorted, disjoint and spelled as routes have them; and a sentence that says how they were chosen."""
+    """The networks as routes have them, a sentence that says how they were chosen, and the networks as nft prints
+    them. Both are sorted and disjoint."""
 
     networks: tuple[str, ...]
     explanation: str
+    spelled: tuple[str, ...] = ()
 
 
 def choose(settings: Settings, pod: Pod, tunnel: Tunnel, service_host: str | None) -> Bypass:
@@ -54,18 +56,22 @@ def choose(settings: Settings, pod: Pod, tunnel: Tunnel, service_host: str | Non
     if not settings.bypass_routes or word == "none":
         return Bypass((), "nothing bypasses the tunnel")
     if word == "private":
-        chosen = without(PRIVATE, inside)
-        return Bypass(prefixes(map(interval, chosen)), "bypass: all private networks")
+        return _bypass(map(interval, without(PRIVATE, inside)), "bypass: all private networks")
     if word != "auto":
-        return Bypass(_named(settings.bypass_cidrs, tuple(inside)), "bypass: as BYPASS_CIDRS says")
+        return _named(settings.bypass_cidrs, tuple(inside))
     found = {network: why for network, why in _deduced(pod, service_host) if not _is_everything(*interval(network))}
     said = ", ".join(f"{network} ({why})" for network, why in found.items()) or "nothing"
-    return Bypass(prefixes(map(interval, without(found, inside))), f"bypass: {said}")
+    return _bypass(map(interval, without(found, inside)), f"bypass: {said}")
+
+
+def _bypass(intervals: Iterable[Interval], explanation: str) -> Bypass:
+    networks, spelled = both(intervals)
+    return Bypass(networks, explanation, spelled)
 
 
 @lru_cache(maxsize=1)  # a run compares several times, and the list may have thousands
-def _named(text: str, inside: tuple[Address, ...]) -> tuple[str, ...]:
-    return prefixes(_parsed(text, inside))
+def _named(text: str, inside: tuple[Address, ...]) -> Bypass:
+    return _bypass(_parsed(text, inside), "bypass: as BYPASS_CIDRS says")
 
 
 def _parsed(text: str, inside: tuple[Address, ...]) -> Iterable[Interval]:

@@ -69,7 +69,7 @@ def forwarder(settings: Settings, environment: Mapping[str, str]) -> tuple[str, 
     chosen = names.choose(settings, tunnel, resolv_conf)
     if chosen is None or not names.needs_forwarder(chosen, resolv_conf):
         return None
-    return names.forwarder(chosen, resolv_conf, settings.cluster_domain, comparison.networks)
+    return names.forwarder(chosen, resolv_conf, settings.cluster_domain, comparison.bypass.networks)
 
 
 def _load(path: str) -> list[Tunnel]:

@@ -41,6 +41,7 @@ from init_wg.state import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from init_wg.bypass import Bypass
     from init_wg.config import Tunnel
     from init_wg.pod import Pod
     from init_wg.settings import Settings
@@ -55,8 +56,8 @@ class Circumstances(NamedTuple):
 
     kind: the interface to want, "wireguard" or "tun". endpoints: public key -> address and port, resolved.
     families: those that the pod's kernel has switched on. gate, routed: the kernel has the egress hook, and
-    can tell there what was routed. bypass: networks as routes have them. others: the pod's interfaces that may be
-    tunnels, but are not called as ours is. names, asked: where DNS goes, see policy.
+    can tell there what was routed. others: the pod's interfaces that may be tunnels, but are not called as
+    ours is. names, asked: where DNS goes, see policy.
     """
 
     kind: str
@@ -64,7 +65,7 @@ class Circumstances(NamedTuple):
     families: tuple[int, ...]
     gate: bool
     routed: bool
-    bypass: tuple[str, ...]
+    bypass: Bypass
     others: frozenset[OtherTunnel]
     names: Names | None
     asked: tuple[str, ...]
@@ -113,7 +114,7 @@ def policy(settings: Settings, tunnel: Tunnel, pod: Pod, now: Circumstances) -> 
         tunnel_addresses=networks.hosts(a.ip for a in tunnel.addresses if _family(a.version) in now.families),
         pod_addresses=networks.hosts(a.ip for a in pod.addresses),
         endpoints=tuple(sorted(set(now.endpoints.values()))),
-        bypass=networks.spelled(map(networks.interval, now.bypass)),
+        bypass=now.bypass.spelled,
         neighbours=networks.spelled(map(networks.interval, neighbours)),
         input_ports=settings.input_ports,
         names=now.names,
@@ -130,7 +131,7 @@ def _on_link(pod: Pod, now: Circumstances) -> Iterator[str]:
             yield default.gateway
         else:
             yield from (address for address, _ in now.endpoints.values())
-            yield from now.bypass
+            yield from now.bypass.networks
     for route in pod.routes:
         direct = route.device == pod.uplink and route.gateway is None and route.kind == "unicast"
         if direct and route.destination not in DEFAULT.values() and not pods.is_stray(route, pod):
@@ -189,7 +190,7 @@ def _rules(family: int, pod: Pod, tunnel: Tunnel) -> Iterator[Rule]:
 
 
 def _routes(settings: Settings, pod: Pod, now: Circumstances) -> Iterator[Route]:
-    kept = [route for route in pod.routes if not pods.is_stray(route, pod) or _named(route, now.bypass)]
+    kept = [route for route in pod.routes if not pods.is_stray(route, pod) or _named(route, now.bypass.networks)]
     yield from kept
     yield from pods.record(kept, pod.uplink)
     for family in now.families:
@@ -202,7 +203,7 @@ def _routes(settings: Settings, pod: Pod, now: Circumstances) -> Iterator[Route]
         yield Route(family, TABLE, DEFAULT[family], settings.interface, metric=metric, scope=scope)
         if default := pod.defaults.get(family):
             there = {route.destination for route in kept}
-            for network in (*now.bypass, *_asked(now)):
+            for network in (*now.bypass.networks, *_asked(now)):
                 if (":" in network) == (family == INET6) and network not in there:
                     there.add(network)
                     yield _beside(network, default, metric)

@@ -78,21 +78,28 @@ def merge(intervals: Iterable[Interval]) -> list[Interval]:
     return merged
 
 
-def spelled(intervals: Iterable[Interval]) -> tuple[str, ...]:
-    """As nft prints them: a prefix where the interval is one (a host without its length), else first-last."""
-    return tuple(_spell(*interval) for interval in merge(intervals))
-
-
 def prefixes(intervals: Iterable[Interval]) -> tuple[str, ...]:
     """The fewest prefixes that cover the same, as routes have them: a host with its length."""
-    return tuple(prefix for interval in merge(intervals) for prefix in _prefixes(*interval))
+    return both(intervals)[0]
 
 
-def _spell(version: int, first: int, last: int) -> str:
-    prefix, *more = _prefixes(version, first, last)
-    if more:
-        return f"{_show(version, first)}-{_show(version, last)}"
-    return prefix if first < last else _show(version, first)
+def spelled(intervals: Iterable[Interval]) -> tuple[str, ...]:
+    """As nft prints them: a prefix where the interval is one (a host without its length), else first-last."""
+    return both(intervals)[1]
+
+
+def both(intervals: Iterable[Interval]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The prefixes, and nft's spelling."""
+    found: list[str] = []
+    spellings: list[str] = []
+    for version, first, last in merge(intervals):
+        parts = list(_prefixes(version, first, last))
+        found += parts
+        if len(parts) > 1:
+            spellings.append(f"{_show(version, first)}-{_show(version, last)}")
+        else:
+            spellings.append(parts[0] if first < last else _show(version, first))
+    return tuple(found), tuple(spellings)
 
 
 def _prefixes(version: int, first: int, last: int) -> Iterator[str]:

@@ -15,6 +15,7 @@ from init_wg.state import INET, INET6, TUN, WIREGUARD, State
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from init_wg.bypass import Bypass
     from init_wg.config import Tunnel
     from init_wg.pod import Pod
     from init_wg.policy import Hole
@@ -36,17 +37,16 @@ class Goal(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """The pod as seen, the bypass, the state it should have, the steps between, and how the bypass was chosen.
+    """The pod as seen, the bypass, the state it should have, and the steps between.
 
     sealed: the lockdown's text, as this kernel takes it.
     """
 
     pod: Pod
-    networks: tuple[str, ...]
+    bypass: Bypass
     want: State
     steps: tuple[Step, ...]
     sealed: str
-    explanation: str
 
 
 def converge(kernel: netlink.Socket, goal: Goal, seen: Observation) -> tuple[Observation, bool]:
@@ -62,7 +62,7 @@ def converge(kernel: netlink.Socket, goal: Goal, seen: Observation) -> tuple[Obs
         if not comparison.steps:
             return seen, changed
         if number == 0:
-            log.info(comparison.explanation)
+            log.info(comparison.bypass.explanation)
         try:
             changed |= _apply(kernel, goal.settings, comparison.steps)
         except apply.NoKernelWireGuardError:
@@ -110,7 +110,7 @@ def compare(goal: Goal, seen: Observation, kind: str, hole: Hole | None = None) 
         families=_families(settings.interface),
         gate=gate,
         routed=routed,
-        bypass=chosen.networks,
+        bypass=chosen,
         others=seen.state.others,
         names=names.choose(settings, tunnel, resolv_conf),
         asked=names.asked(settings, resolv_conf),
@@ -118,7 +118,7 @@ def compare(goal: Goal, seen: Observation, kind: str, hole: Hole | None = None) 
     )
     want = desired.state(settings, tunnel, pod, now)
     sealed = killswitch.sealed(pod.links if gate else (), routed=routed)
-    return Comparison(pod, chosen.networks, want, plan(want, seen.state, sealed), sealed, chosen.explanation)
+    return Comparison(pod, chosen, want, plan(want, seen.state, sealed), sealed)
 
 
 def down(kernel: netlink.Socket, settings: Settings) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from init_wg import networks
+from init_wg.bypass import Bypass
 from init_wg.config import Endpoint, Peer, Tunnel
 from init_wg.desired import Circumstances
 from init_wg.pod import Pod, discover
@@ -100,6 +101,12 @@ def pod(interface: str = "wg0", **changes: Any) -> Pod:
 NAMES = Names(("10.64.0.1",), (), docker=False, forwarded=False)
 
 
+def bypass(*cidrs: str) -> Bypass:
+    """These networks, named by somebody."""
+    prefixes, spelled = networks.both(map(networks.interval, cidrs))
+    return Bypass(prefixes, "bypass: these", spelled)
+
+
 def circumstances(**changes: Any) -> Circumstances:
     """Kernel WireGuard, an address as endpoint, both families, the egress hook; 10.96/12 beside the tunnel."""
     ordinary = Circumstances(
@@ -108,7 +115,7 @@ def circumstances(**changes: Any) -> Circumstances:
         families=(INET, INET6),
         gate=True,
         routed=True,
-        bypass=("10.96.0.0/12", "10.244.0.0/16", "fd00:244:1::/64"),
+        bypass=bypass("10.96.0.0/12", "10.244.0.0/16", "fd00:244:1::/64"),
         others=frozenset(),
         names=NAMES,
         asked=(),

@@ -8,7 +8,7 @@ import pytest
 
 from init_wg import bypass
 from init_wg.errors import ConfigError
-from init_wg.networks import Network, covers, interval, is_local, prefixes
+from init_wg.networks import Network, covers, interval, is_local, prefixes, spelled
 from tests.unit import build
 
 #: A pod whose own networks lie apart from all service networks, and IPv4 only: what is found is the service's.
@@ -49,6 +49,7 @@ def networks(found: bypass.Bypass) -> list[Network]:
 def test_the_service_network_is_deduced(platform: str, host: str, network: str) -> None:
     found = chosen(service=host)
     assert found.networks == prefixes(map(interval, (network, "10.244.0.0/16"))), platform
+    assert found.spelled == spelled(map(interval, (network, "10.244.0.0/16"))), platform
     assert f"{network} (services, by KUBERNETES_SERVICE_HOST)" in found.explanation
 
 
@@ -125,6 +126,7 @@ def test_nothing(cidrs: str, more: dict[str, str]) -> None:
 )
 def test_a_list(cidrs: str, expected: list[str]) -> None:
     assert list(chosen(cidrs).networks) == expected
+    assert chosen(cidrs).spelled == spelled(map(interval, expected))
 
 
 @pytest.mark.parametrize(

@@ -157,7 +157,7 @@ def test_bypass_routes_copy_calicos_flags() -> None:
     default = build.route("0.0.0.0/0", gateway="169.254.1.1", onlink=True, source="192.168.12.7")
     address = InterfaceAddress(2, Address(INET, "192.168.12.7", 32), 0)
     pod = {"routes": (default, build.route("169.254.1.1/32", scope=253)), "addresses": (address,)}
-    found = state(pod=pod, bypass=("10.96.0.0/12", "fd00:1::/64"))
+    found = state(pod=pod, bypass=build.bypass("10.96.0.0/12", "fd00:1::/64"))
     assert routes(found, MAIN_TABLE) == {
         Route(INET, MAIN_TABLE, "10.96.0.0/12", "eth0", gateway="169.254.1.1", source="192.168.12.7", onlink=True)
     }  # and none for IPv6, which has no default route to copy
@@ -165,7 +165,7 @@ def test_bypass_routes_copy_calicos_flags() -> None:
 
 def test_a_bypass_by_a_gateway_of_the_other_family() -> None:
     default = build.route("0.0.0.0/0", gateway="fe80::1")
-    found = state(pod={"routes": (default,)}, bypass=("10.96.0.0/12",))
+    found = state(pod={"routes": (default,)}, bypass=build.bypass("10.96.0.0/12"))
     assert {route.gateway for route in routes(found, MAIN_TABLE)} == {"fe80::1"}
 
 
@@ -181,7 +181,7 @@ def test_the_pods_own_routes_are_kept_and_recorded() -> None:
 @pytest.mark.parametrize(("network", "kept"), [("198.51.100.0/24", True), ("203.0.113.0/24", False)])
 def test_a_stray_route_stays_only_within_what_was_named(network: str, kept: bool) -> None:
     stray = build.route("198.51.100.7/32", gateway="10.244.1.1")
-    found = state(pod={"routes": (*build.MAIN_ROUTES, stray)}, bypass=(network,))
+    found = state(pod={"routes": (*build.MAIN_ROUTES, stray)}, bypass=build.bypass(network))
     assert (stray in found.routes) is kept
     assert (stray._replace(table=RECORD_TABLE) in found.routes) is kept
 
@@ -210,7 +210,7 @@ def test_the_tunnels_resolver_is_asked_in_the_tunnel_whatever_covers_it(family: 
 def test_the_clusters_resolvers_have_a_way_beside_the_tunnel(
     asked: tuple[str, ...], names: Names | None, expected: set[str]
 ) -> None:
-    found = state(bypass=(), asked=asked, names=names)
+    found = state(bypass=build.bypass(), asked=asked, names=names)
     assert {route.destination for route in routes(found, MAIN_TABLE)} == expected
     assert {route.gateway for route in routes(found, MAIN_TABLE)} <= {"10.244.1.1"}
 

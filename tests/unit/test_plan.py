@@ -193,7 +193,7 @@ CASES: dict[str, tuple[State, World]] = {
     "a public host beside the tunnel": (with_routes(build.route("198.51.100.7/32", gateway="10.244.1.1")), ORDINARY),
     "a public host beside the tunnel, and BYPASS_CIDRS names it": (
         with_routes(build.route("198.51.100.7/32", gateway="10.244.1.1")),
-        ORDINARY._replace(circumstances=build.circumstances(bypass=("198.51.100.0/24",))),
+        ORDINARY._replace(circumstances=build.circumstances(bypass=build.bypass("198.51.100.0/24"))),
     ),
     "main was flushed": (without_routes(lambda route: route.table == MAIN_TABLE), ORDINARY),
     "the record was flushed": (without_routes(lambda route: route.table == RECORD_TABLE), ORDINARY),
