@@ -34,9 +34,12 @@ _NFPROTO = {"ip": "ipv4", "ip6": "ipv6"}
 _ROUTED = "meta rtclassid != 4294967295"
 # The four message types of the WireGuard protocol (whitepaper, section 5.4): a type byte and three zero bytes.
 _WIREGUARD_MESSAGE = "@th,64,32 { 0x1000000, 0x2000000, 0x3000000, 0x4000000 }"
+# The type of a family's addresses, and how many elements nft prints in one line of a set that has a name.
+_SETS = {"ip": ("ipv4_addr", 2), "ip6": ("ipv6_addr", 1)}
 
 
 _Chain = tuple[str, str, list[str]]  # name, hook, rules
+_Set = tuple[str, list[str]]  # name, and what describes it
 # Every chain with a hook ends in a verdict of its own: while one ruleset replaces another, the new rules are in force
 # an instant before the new policies (582 replacements let 144 frames pass an egress chain that ended without; 0 with).
 _OUTPUT = "type filter hook output priority filter; policy drop;"
@@ -79,7 +82,7 @@ def opened(policy: Policy) -> str:
         chains.append(("replies", "type route hook output priority mangle; policy accept;", replies))
     chains += [("output", _OUTPUT, _output(policy)), ("input", _INPUT, _input(policy)), *_COMMON]
     chains.append(("leaving", "type filter hook postrouting priority filter; policy drop;", _leaving(policy)))
-    inet = _table("inet", [_REFUSE, *chains])
+    inet = _table("inet", [_REFUSE, *chains], _sets(policy.bypass))
     # Who asks for a stranger on the link is about to send there. Answers may go to anyone: a node asks from any of
     # its addresses.
     asked = [m.replace("ip daddr", "arp daddr ip") for m in _by_family("daddr", policy.neighbours) if m[:3] == "ip "]
@@ -131,7 +134,7 @@ def _output(policy: Policy) -> list[str]:
     )
     rules += _names(policy, uplink)
     rules.append("meta l4proto { tcp, udp } th dport { 53, 853 } jump refuse_name")
-    rules += [f"{uplink} {match} {_STAMP}" for match in _by_family("daddr", policy.bypass)]
+    rules += [f"{uplink} {match} {_STAMP}" for match in _beside("daddr", policy)]
     return [*rules, "jump refuse"]
 
 
@@ -226,7 +229,7 @@ def _input(policy: Policy) -> list[str]:
     # came in, and what the pod answers for a reply. In mid-stream TCP, and UDP to a port that clients use
     # (net.ipv4.ip_local_port_range), only the bypass networks may begin.
     rules.append(f"{uplink} ct state new tcp flags != syn / fin,syn,rst,ack counter drop")
-    rules += [f"{uplink} {match} jump admit" for match in _by_family("saddr", policy.bypass)]
+    rules += [f"{uplink} {match} jump admit" for match in _beside("saddr", policy)]
     rules.append(f"{uplink} ct state new udp dport 32768-65535 counter drop")
     return [*rules, f"{uplink} jump admit"]
 
@@ -267,19 +270,42 @@ def _gate(links: tuple[str, ...], arp: list[str], wireguard: list[str], *, route
     return _table("netdev", [("routed", "", accepted), ("egress", hook, egress)])
 
 
-def _table(family: str, chains: list[tuple[str, str, list[str]]]) -> str:
+def _beside(field: str, policy: Policy) -> list[str]:
+    """One match per family for the bypass networks: `ip daddr @bypass_ip`."""
+    return [f"{family} {field} @bypass_{family}" for family, _ in _families_of(policy.bypass)]
+
+
+def _sets(bypass: Iterable[str]) -> list[_Set]:
+    """The bypass networks by name: there may be thousands, and written out in two rules they take nft twice as long.
+    Constant: none is added while a rule asks for it."""
+    found = []
+    for family, members in _families_of(bypass):
+        kind, width = _SETS[family]
+        lines = [", ".join(members[at : at + width]) for at in range(0, len(members), width)]
+        elements = ",\n\t\t\t     ".join(lines)
+        found.append((f"bypass_{family}", [f"type {kind}", "flags constant,interval", f"elements = {{ {elements} }}"]))
+    return found
+
+
+def _table(family: str, chains: list[_Chain], sets: Iterable[_Set] = ()) -> str:
+    blocks = [(f"set {name}", lines) for name, lines in sets]
+    blocks += [(f"chain {name}", [hook, *rules]) for name, hook, rules in chains]
     bodies = [
-        "\n".join([f"\tchain {name} {{", *(f"\t\t{line}" for line in [hook, *rules] if line), "\t}\n"])
-        for name, hook, rules in chains
+        "\n".join([f"\t{title} {{", *(f"\t\t{line}" for line in lines if line), "\t}\n"]) for title, lines in blocks
     ]
     return f"table {family} {NAME} {{\n" + "\n".join(bodies) + "}\n"
 
 
 def _by_family(field: str, values: Iterable[str]) -> list[str]:
     """One match per family: `ip daddr { ... }` and `ip6 daddr { ... }`, only for what is there."""
+    return [f"{family} {field} {_set(members)}" for family, members in _families_of(values)]
+
+
+def _families_of(values: Iterable[str]) -> list[tuple[str, list[str]]]:
+    """What there is of each family, if anything."""
     values = tuple(values)
     families = [(word, [v for v in values if _family(v) == word]) for word in ("ip", "ip6")]
-    return [f"{word} {field} {_set(members)}" for word, members in families if members]
+    return [(word, members) for word, members in families if members]
 
 
 def _set(members: Iterable[str]) -> str:

@@ -80,7 +80,7 @@ def _difference(want: str, have: str) -> str:
     """The first line that is not as it should be; a ruleset has no secrets."""
     if not have:
         return "none"
-    wanted, found = _by_chain(want), _by_chain(have)
+    wanted, found = _lines(want), _lines(have)
     for line in found:
         if line not in wanted:
             return f"a line of its own: {line}"
@@ -90,13 +90,14 @@ def _difference(want: str, have: str) -> str:
     return "its lines in another order"
 
 
-def _by_chain(ruleset: str) -> list[str]:
-    """Every line with the chain it is in."""
-    lines, chain = [], ""
+def _lines(ruleset: str) -> dict[str, None]:
+    """Every line with the chain or the set that it is in; in order, and quick to look up: there may be thousands."""
+    lines: dict[str, None] = {}
+    where = ""
     for line in map(str.strip, ruleset.splitlines()):
-        if line.startswith("chain "):
-            chain = line.split()[1]
-        lines.append(f"{line} (chain {chain})" if line not in ("", "}") and not line.endswith("{") else line)
+        if line.endswith(" {"):
+            where = line.removesuffix(" {")
+        lines[f"{line} ({where})" if line not in ("", "}") and not line.endswith(" {") else line] = None
     return lines
 
 

@@ -116,7 +116,7 @@ OUTPUT = (
     ASKED := rf'oifname "(?P<uplink>[^"]+)" (?:ip|ip6) daddr {ANY} {DNS} {PASS}',
 )
 #: What bypasses the tunnel by name: last, after DNS is refused.
-BESIDE = rf'oifname "(?P<uplink>[^"]+)" (?:ip|ip6) daddr {ANY} {PASS}'
+BESIDE = rf'oifname "(?P<uplink>[^"]+)" (?:ip daddr @bypass_ip|ip6 daddr @bypass_ip6) {PASS}'
 #: The hole for a query: our mark, these resolvers, this source port, and 53 as what was asked for.
 QUERY = rf"meta mark 0x0000ca6c (?:ip|ip6) daddr {ANY} udp sport \d+ ct original proto-dst 53 {PASS}"
 #: And an IPv6 resolver's way there: without it, a sealed pod finds no neighbour.
@@ -146,9 +146,16 @@ def chains(text: str) -> dict[str, list[str]]:
     return {name: [line.strip() for line in body.splitlines()] for name, body in found}
 
 
+def sets(text: str) -> dict[str, list[str]]:
+    """Set -> its elements."""
+    found = re.findall(r"\tset (\w+) \{\n(.*?)\t\}\n", text, re.DOTALL)
+    return {name: body.partition("elements = {")[2].strip(" }\n").replace(",", " ").split() for name, body in found}
+
+
 def review(text: str, tunnel: str, uplink: str, *, hole: bool) -> None:
     """What a reviewer checks, on whatever text: nothing but the shapes above is let out."""
     seen = chains(text)
+    assert all(re.fullmatch(ONE, element) for elements in sets(text).values() for element in elements)
     assert {name: lines[0] for name, lines in seen.items() if name in BASE} == {
         name: hook for name, hook in BASE.items() if name in seen
     }
@@ -204,6 +211,9 @@ def test_any_opened_kill_switch_lets_out_only_what_is_allowed(policy: Policy) ->
     assert len(asked) == len({":" in resolver for resolver in policy.asked})
     beside_tunnel = [line for line in output if re.fullmatch(BESIDE, line)]
     assert len(beside_tunnel) == len({":" in network for network in policy.bypass})
+    assert tuple(element for elements in sets(text).values() for element in elements) == policy.bypass
+    assert {name for name in ("bypass_ip", "bypass_ip6") if f"@{name} " in text} == set(sets(text))
+    assert text.count("\t\tflags constant,interval\n") == len(sets(text))
 
 
 @settings(max_examples=40, deadline=None)
@@ -230,6 +240,8 @@ def test_any_lockdown_lets_out_nothing(links: list[str], hole: Hole | None, rout
         'oifname "eth0" ct direction reply accept',
         'oifname "eth0" accept',
         'oifname "eth1" ip daddr 10.0.0.0/8 meta mark set 0x0000ca6d accept',
+        'oifname "eth0" ip daddr 10.0.0.0/8 meta mark set 0x0000ca6d accept',
+        'oifname "eth1" ip daddr @bypass_ip meta mark set 0x0000ca6d accept',
         'oifname "wg0" accept',
         'oifname "eth0" ct direction reply ct original ip daddr 10.42.0.5 meta mark set 0x0000ca6d accept',
         "udp dport 53 accept",
