@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +108,39 @@ def test_one_key_one_pod(rendered: dict[str, str]) -> None:
     for each in workloads:
         field, value = alone.get(each["kind"], ("replicas", 1))
         assert each["spec"][field] == value
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a process namespace needs root")
+def test_the_examples_end_at_once(tmp_path: Path) -> None:
+    """As the first process of a container, which the kernel spares every signal that it does not handle.
+
+    A kubelet waits for 30 s before it kills: that long every update would take, with nobody there to answer.
+    """
+    for program in ("curl", "httpd"):
+        (tmp_path / program).write_text("#!/bin/sh\nexec sleep 60\n" if program == "httpd" else "#!/bin/sh\n")
+        (tmp_path / program).chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+
+    def ends(command: list[str]) -> bool:
+        with subprocess.Popen(
+            ["unshare", "--pid", "--fork", "--kill-child=SIGKILL", "--", *command], env=environment
+        ) as unshare:
+            try:
+                time.sleep(0.5)  # it has begun
+                first = Path(f"/proc/{unshare.pid}/task/{unshare.pid}/children").read_text().split()[0]
+                os.kill(int(first), signal.SIGTERM)
+                unshare.wait(2)
+            except subprocess.TimeoutExpired:
+                return False
+            finally:
+                unshare.kill()
+        return True
+
+    for file in ("pod.yaml", "example/deployment.yaml", "example/statefulset.yaml"):
+        (app,) = pod_spec(load(file))["containers"]
+        assert ends(app["command"]), file
+        *shell, script = app["command"]
+        assert not ends([*shell, script.replace("trap exit TERM; ", "")]), "the control"
 
 
 def test_least_privilege(rendered: dict[str, str]) -> None:
