@@ -39,6 +39,11 @@ def listing() -> str:
     """Our tables as nft prints them, without counters; "" when neither is there. Raises KernelError."""
     # By family: one `list table` that finds nothing makes nft list neither, and two runs take twice as long.
     ended = _nft(("--stateless", "--numeric-protocol", "-f", "-"), "list ruleset inet\nlist ruleset netdev\n")
+    if ended.status and "Operation not permitted" in ended.stderr:
+        raise KernelError(
+            "permission denied: reading the rules needs the capability NET_ADMIN: ask in the watchdog's container "
+            "(kubectl exec POD -c init-wg-watchdog -- init-wg status)"
+        )
     if ended.status:
         raise KernelError(f"nft cannot list the rules: {_first_line(ended.stderr)}")
     ours, lines = False, []

@@ -368,7 +368,7 @@ def test_an_unknown_command_does_nothing(pod: Lab, words: tuple[str, ...]) -> No
 def test_without_net_admin(pod: Lab) -> None:
     """Nothing can be done, so nothing is; the last line names the capability."""
     before = everything(pod)
-    for word in ("up", "lockdown"):
+    for word in ("up", "lockdown", "status", "check"):
         ended = pod.pod.run([*WITHOUT_NET_ADMIN, *UP[:-1], word], env=pod.pod_env, check=False)
         one_clear_line(ended, 3, r"permission denied: .*NET_ADMIN")
     assert everything(pod) == before
