@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -22,13 +22,6 @@ def port(monkeypatch: pytest.MonkeyPatch) -> Port:
     monkeypatch.setattr(facts, "sealed", refuse)
     monkeypatch.setattr(facts, "counters", refuse)
     return Port(monkeypatch)
-
-
-@pytest.fixture
-def loop() -> Iterator[StillLoop]:
-    made = StillLoop()
-    yield made
-    made.close()
 
 
 def made(loop: StillLoop, disabled: Callable[[], str] = str) -> Endpoint:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -84,13 +84,6 @@ class Pod:
         self.last("init_wg names").exits(0)
         self.loop.advance(2)
         assert self.port.get("/") == WELL
-
-
-@pytest.fixture
-def loop() -> Iterator[StillLoop]:
-    made = StillLoop()
-    yield made
-    made.close()
 
 
 @pytest.fixture

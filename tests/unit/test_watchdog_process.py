@@ -73,14 +73,19 @@ def test_wrong_settings_end_it_with_one_line() -> None:
     assert "HEALTH_PORT=many" in ended.stderr
 
 
+def without_privilege(config: Path) -> tuple[subprocess.Popen[str], int]:
+    """A watchdog, and its port."""
+    with listen(0) as free:
+        port = free.getsockname()[1]
+    environment = {"HEALTH_PORT": str(port), "WG_CONFIG": str(config), "WG_INTERFACE": "none0"}
+    argv = [sys.executable, "-P", "-m", "watchdog"]
+    return subprocess.Popen(unprivileged(argv), env=environment, stderr=subprocess.PIPE, text=True), port
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
 def test_it_serves_without_any_privilege_and_ends_at_once(number: signal.Signals, tmp_path: Path) -> None:
     """No configuration, no capability: it says so at its endpoint, stays small, and does not die of it."""
-    with listen(0) as free:
-        port = free.getsockname()[1]
-    environment = {"HEALTH_PORT": str(port), "WG_CONFIG": str(tmp_path), "WG_INTERFACE": "none0"}
-    argv = [sys.executable, "-P", "-m", "watchdog"]
-    process = subprocess.Popen(unprivileged(argv), env=environment, stderr=subprocess.PIPE, text=True)
+    process, port = without_privilege(tmp_path)
     try:
         status, body = fetch(port, "/")
         assert status == 503
@@ -99,11 +104,7 @@ def test_it_serves_without_any_privilege_and_ends_at_once(number: signal.Signals
 
 def test_whoever_read_its_log_may_go(tmp_path: Path) -> None:
     """A container runtime that was restarted, a disk that is full: no reason to repair nothing any more."""
-    with listen(0) as free:
-        port = free.getsockname()[1]
-    environment = {"HEALTH_PORT": str(port), "WG_CONFIG": str(tmp_path), "WG_INTERFACE": "none0"}
-    argv = [sys.executable, "-P", "-m", "watchdog"]
-    process = subprocess.Popen(unprivileged(argv), env=environment, stderr=subprocess.PIPE, text=True)
+    process, port = without_privilege(tmp_path)
     try:
         assert fetch(port, "/livez")[0] == 200
         assert process.stderr

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -52,13 +52,6 @@ class Keeper:
         while self.loop.now() < until:
             self.reloader.tick(self.loop.now())
             self.loop.advance(min(1.0, until - self.loop.now()))
-
-
-@pytest.fixture
-def loop() -> Iterator[StillLoop]:
-    made = StillLoop()
-    yield made
-    made.close()
 
 
 @pytest.fixture

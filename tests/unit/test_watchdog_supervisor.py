@@ -5,20 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import signal
-from collections.abc import Iterator
 
 import pytest
 
 from tests.unit.build_watchdog import StillLoop, System
 from watchdog.child import Ended
 from watchdog.supervisor import LAST_GRACE, Supervisor
-
-
-@pytest.fixture
-def loop() -> Iterator[StillLoop]:
-    made = StillLoop()
-    yield made
-    made.close()
 
 
 @pytest.fixture
