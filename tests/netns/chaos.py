@@ -180,6 +180,7 @@ class Chaos:
         self.lab, self.judge, self.probes, self.watchdog = lab, judge, probes, watchdog
         self.chance = random.Random(seed)
         self.outcome = Outcome(Counter(), [], 0, 0, [])
+        self.names = "nothing"
         watchdog.settle()
         self.well = state_of(lab)
         self.catalogue = [
@@ -216,10 +217,12 @@ class Chaos:
         """One pair, from health to health. Is everything well again?"""
         pair = self.pair()
         names = " + ".join(map(str, pair))
+        before, self.names = self.names, names
         spares = spared(*pair)
         gap, hold = self.chance.uniform(0, 0.4) * self.chance.randrange(2), self.chance.randrange(4)
         undo = self.chance.sample(pair, 2)
         self.judge.mark()
+        marked = time.time()
         whole = True
         for number, fault in enumerate(pair):
             try:
@@ -246,7 +249,8 @@ class Chaos:
         leaks = [leak for leak in verdict.leaks if leak.kind not in spares]
         leaks += self.after(spares) if well else []
         if leaks:
-            self.problem(f"{names}: leaked {len(leaks)}: {leaks[0]}")
+            when = f"first {leaks[0].time - marked:.2f} s after the first fault; before it: {before}"
+            self.problem(f"{names}: leaked {len(leaks)}: {leaks[0]} ({when})")
             self.outcome = self.outcome._replace(leaked=self.outcome.leaked + len(leaks))
         if not well:
             self.problem(f"{names}: not as before after {bound:g} s:\n{difference(self.well, state_of(self.lab))}")
@@ -257,7 +261,10 @@ class Chaos:
         return True
 
     def after(self, spares: frozenset[str]) -> list[Leak]:
-        """Nothing leaves any more. But what was let out by a fault may still wait for its neighbour, seconds long."""
+        """Nothing leaves any more. But what was let out by a fault may still wait for its neighbour, seconds long: it
+        has passed the kill-switch already, and would be taken for a leak of the next pair's."""
+        for family in self.lab.families:
+            self.lab.pod.run(["ip", f"-{family}", "neigh", "flush", "nud", "incomplete"], check=False)
         end = time.monotonic() + NEIGHBOUR
         while True:
             self.probes.round(1)
