@@ -273,7 +273,8 @@ def last_words(output: bytearray, scratch: Path) -> str:
     for name in ("virtiofsd", "qemu", "console"):
         log = scratch / f"{name}.log"
         said[name] = log.read_text(errors="replace") if log.exists() else ""
-    return "\n".join(f"  {name}: {line}" for name, text in said.items() for line in text.splitlines()[-40:])
+    # A kernel that panics says why first, and then some sixty lines of where, more or fewer each time.
+    return "\n".join(f"  {name}: {line}" for name, text in said.items() for line in text.splitlines()[-120:])
 
 
 # --- The kernel and the initramfs ----------------------------------------------------------------------
