@@ -195,7 +195,7 @@ class Demo:
         env = {**lab.pod_env, "WG_CONFIG": str(lab.config_folder)}
         process = lab.pod.popen([sys.executable, "-m", "watchdog"], env=env, stdout=errors, stderr=errors)
         with errors:
-            if self.waits(lambda: health(lab).startswith("200"), "the watchdog answers", HEALED_WITHIN) is None:
+            if self.waits(lambda: health(lab) == "VPN is active", "the watchdog answers", HEALED_WITHIN) is None:
                 screen.line(screen.bad(f"the watchdog does not get ready: {last_line(errors.name)}"))
                 return
             screen.line(f"the kubelet asks the pod's port {HEALTH_PORT}: {health(lab)}")
@@ -226,12 +226,12 @@ class Demo:
 
     def fails_over(self) -> None:
         screen, lab = self.screen, self.lab
-        self.waits(lambda: health(lab).startswith("200"), "the watchdog is content", HEALED_WITHIN)
+        self.waits(lambda: health(lab) == "VPN is active", "the watchdog is content", HEALED_WITHIN)
         self.judge.mark()
         lab.provider.silence()
         started = time.perf_counter()
         words = f"the provider ({lab.provider.addresses[4]}) falls silent"
-        told = self.waits(lambda: health(lab).startswith("503"), f"{words} ...", FAILED_OVER_WITHIN)
+        told = self.waits(lambda: health(lab).startswith("VPN is not active"), f"{words} ...", FAILED_OVER_WITHIN)
         if told is not None:
             screen.line(f"{words}. The health check says so after {told:.1f} s:")
             screen.line(f"   {health(lab)}")

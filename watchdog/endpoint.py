@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from watchdog.settings import Settings
     from watchdog.status import Status
 
+#: Characters of a reason: some hold words of a server far away.
+LONGEST_REASON = 400
 #: Seconds until a port that is taken is tried again.
 LISTEN_AGAIN = 5.0
 _JSON = "application/json"
@@ -46,7 +48,7 @@ class Endpoint:
         self._started = time.time()
         self._server: Server | None = None
         self._up: bool | None = None
-        self._page = Reply(503, "503 VPN is not active: the watchdog is starting\n")
+        self._page = Reply(503, "VPN is not active: the watchdog is starting")
 
     def open(self) -> None:
         """Listen, now or as soon as the port is free; repairs matter more."""
@@ -77,7 +79,7 @@ class Endpoint:
     def publish(self, reason: str) -> bool:
         """Why the VPN is not active, "" when it is, from now on. Returns whether it turned."""
         up = not reason
-        body = "200 VPN is active\n" if up else f"503 VPN is not active: {reason}\n"
+        body = "VPN is active" if up else f"VPN is not active: {' '.join(reason.split())[:LONGEST_REASON]}"
         if body != self._page.body:
             self._page = Reply(200 if up else 503, body)
         before, self._up = self._up, up
@@ -89,8 +91,8 @@ class Endpoint:
     def _live_page(self) -> Reply:
         disabled = self._disabled()
         if disabled:
-            return Reply(503, f"503 the watchdog cannot repair: {disabled}\n")
-        return Reply(200, "200 the watchdog works\n")
+            return Reply(503, f"the watchdog cannot repair: {disabled}")
+        return Reply(200, "the watchdog works")
 
     def _metrics_page(self) -> Reply:
         return Reply(200, metrics.render(self._values(self._told())), metrics.CONTENT_TYPE)

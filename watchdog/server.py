@@ -64,15 +64,15 @@ class Reply:
         self.get = tuple(form + data for form in heads)
 
 
-_ALLOW = Reply(405, "405 only GET and HEAD are served here\n", extra="Allow: GET, HEAD\r\n")
+_ALLOW = Reply(405, "only GET and HEAD are served here", extra="Allow: GET, HEAD\r\n")
 _ERRORS = {
-    400: Reply(400, "400 this is not an HTTP request\n"),
-    404: Reply(404, "404 not here: try /, /healthz, /readyz, /livez, /metrics or /status\n"),
-    408: Reply(408, "408 the request took too long\n"),
-    414: Reply(414, "414 the request line is too long\n"),
-    431: Reply(431, "431 the headers are too large\n"),
-    500: Reply(500, "500 the watchdog could not render this page; its log says why\n"),
-    505: Reply(505, "505 only HTTP/1.0 and HTTP/1.1 are served here\n"),
+    400: Reply(400, "this is not an HTTP request"),
+    404: Reply(404, "not here: try /, /healthz, /readyz, /livez, /metrics or /status"),
+    408: Reply(408, "the request took too long"),
+    414: Reply(414, "the request line is too long"),
+    431: Reply(431, "the headers are too large"),
+    500: Reply(500, "the watchdog could not render this page; its log says why"),
+    505: Reply(505, "only HTTP/1.0 and HTTP/1.1 are served here"),
 }
 
 

@@ -158,7 +158,7 @@ def peer(rounds: int) -> None:
             time.sleep(SILENCE_AFTER[number % len(SILENCE_AFTER)])
             here.silence()
             started = time.monotonic()
-            wait_until(lambda: watchdog.ask().startswith("503"), "red")
+            wait_until(lambda: watchdog.ask().startswith("VPN is not active"), "red")
             red.append(time.monotonic() - started)
             wait_until(partial(arrives_from, lab, there), "the next server", 60)
             over.append(time.monotonic() - started)

@@ -102,7 +102,7 @@ class Watchdog:
         return fetch(client or self.lab.node, self.lab.pod.addresses[4], path, timeout)
 
     def active(self) -> bool:
-        return self.ask().startswith("200")
+        return self.ask() == "VPN is active"
 
     def metrics(self) -> Counter[str]:
         """All samples, by name with labels."""

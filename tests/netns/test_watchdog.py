@@ -245,7 +245,7 @@ def test_memory_is_flat(kept: Kept) -> None:
 def answers(client: socket.socket, count: int) -> bool:
     """Read so many answers."""
     data = b""
-    while data.count(b"VPN is active\n") < count:
+    while data.count(b"VPN is active") < count:
         more = client.recv(1 << 16)
         if not more:
             return False
@@ -341,7 +341,7 @@ def test_a_silent_peer_is_doubted_at_once_and_left_soon(pod: Pod) -> None:
         start_at_first(pod, watchdog)
         lab.provider.silence()
         started = time.monotonic()
-        becomes("first doubts", lambda: watchdog.ask().startswith("503"), 15, watchdog)
+        becomes("first doubts", lambda: watchdog.ask().startswith("VPN is not active: "), 15, watchdog)
         reason = watchdog.ask()
         assert "203.0.113.51:51820" in reason, reason
         assert "nothing heard for" in reason, reason
@@ -354,9 +354,9 @@ def test_a_silent_peer_is_doubted_at_once_and_left_soon(pod: Pod) -> None:
         lab.provider2.silence()
         becomes("a failed try", lambda: watchdog.metrics()["init_wg_failed_repairs_total"], 60, watchdog)
         reason = watchdog.ask()
-        assert reason.startswith("503 VPN is not active: "), reason
+        assert reason.startswith("VPN is not active: "), reason
         assert "no handshake" in reason or "nothing heard" in reason, reason
-        assert watchdog.ask("/livez").startswith("200")
+        assert watchdog.ask("/livez") == "the watchdog works"
         lab.provider.speak()
         becomes("the first server", lambda: arrives_from(lab, lab.provider), 60, watchdog)
         becomes("that all is well", watchdog.active, 10, watchdog)
@@ -504,7 +504,7 @@ def test_what_the_exit_check_may_hear(pod: Pod, exits: str) -> None:
         else:
             words = "which is not one of Mullvad's exits" if exits == "bad" else "the exit check got no answer"
             becomes("red", lambda: words in watchdog.ask(), 30, watchdog)
-            assert watchdog.ask().startswith("503")
+            assert watchdog.ask().startswith("VPN is not active: ")
     if exits == "bad":
         service.kill()
         service.wait()

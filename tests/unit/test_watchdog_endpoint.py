@@ -30,7 +30,7 @@ def made(loop: StillLoop, disabled: Callable[[], str] = str) -> Endpoint:
 
 def test_before_the_first_verdict_it_is_red(loop: StillLoop, port: Port) -> None:
     made(loop).open()
-    assert port.get("/") == (503, "503 VPN is not active: the watchdog is starting\n")
+    assert port.get("/") == (503, "VPN is not active: the watchdog is starting")
 
 
 def test_what_is_published_is_at_three_paths_and_a_turn_is_told_once(loop: StillLoop, port: Port) -> None:
@@ -39,9 +39,9 @@ def test_what_is_published_is_at_three_paths_and_a_turn_is_told_once(loop: Still
     said = [it.publish(reason) for reason in ("no tunnel", "silence", "", "", "silence")]
     assert said == [True, False, True, False, True]
     for path in ("/", "/healthz", "/readyz"):
-        assert port.get(path) == (503, "503 VPN is not active: silence\n")
+        assert port.get(path) == (503, "VPN is not active: silence")
     it.publish("")
-    assert port.get("/healthz") == (200, "200 VPN is active\n")
+    assert port.get("/healthz") == (200, "VPN is active")
     assert "init_wg_up 1\n" in port.get("/metrics")[1]
 
 
@@ -57,8 +57,8 @@ def test_an_answer_that_stays_the_same_is_rendered_once(loop: StillLoop, port: P
 def test_alive_is_who_can_repair(loop: StillLoop, port: Port) -> None:
     reasons = ["cannot start a program: no memory", ""]
     made(loop, lambda: reasons.pop(0)).open()
-    assert port.get("/livez") == (503, "503 the watchdog cannot repair: cannot start a program: no memory\n")
-    assert port.get("/livez") == (200, "200 the watchdog works\n")
+    assert port.get("/livez") == (503, "the watchdog cannot repair: cannot start a program: no memory")
+    assert port.get("/livez") == (200, "the watchdog works")
 
 
 def test_a_kernel_that_says_nothing_is_no_reason_to_say_nothing(loop: StillLoop, port: Port) -> None:
@@ -78,4 +78,4 @@ def test_a_port_that_is_taken_is_waited_for(loop: StillLoop, port: Port, capsys:
     it.close()
     port.reason = 0
     loop.advance(LISTEN_AGAIN)
-    assert port.get("/") == (200, "200 VPN is active\n")
+    assert port.get("/") == (200, "VPN is active")

@@ -20,7 +20,7 @@ from watchdog.keeper import Keeper
 from watchdog.settings import read
 
 RIGHT = Fingerprint(1, 2, 3, 4, 5, 6)
-WELL = (200, "200 VPN is active\n")
+WELL = (200, "VPN is active")
 BUSY = KernelError("the network changes faster than it can be read")
 FULL = OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 SERVER = "first"
@@ -104,7 +104,7 @@ def verified(monkeypatch: pytest.MonkeyPatch, loop: StillLoop, config: Path) -> 
 
 
 def test_it_is_red_until_the_setup_has_run(pod: Pod) -> None:
-    assert pod.port.get("/") == (503, "503 VPN is not active: the setup has not run yet\n")
+    assert pod.port.get("/") == (503, "VPN is not active: the setup has not run yet")
     pod.settle()
     pod.loop.advance(60)
     assert pod.commands() == ["init_wg up", "init_wg names"]
@@ -125,7 +125,7 @@ def test_a_change_is_repaired_and_the_repair_confirmed(pod: Pod) -> None:
 
 def test_a_setup_that_failed_says_why_and_is_tried_again(pod: Pod) -> None:
     pod.last("init_wg up").exits(4, "init-wg: error: no handshake\n")
-    assert pod.port.get("/") == (503, "503 VPN is not active: no handshake\n")
+    assert pod.port.get("/") == (503, "VPN is not active: no handshake")
     pod.loop.advance(2)
     assert pod.commands() == ["init_wg up", "init_wg up"]
 
@@ -136,7 +136,7 @@ def test_an_exit_that_is_wrong_three_times_is_red_and_left(verified: Pod) -> Non
         assert verified.port.get("/") == WELL, number
         verified.loop.advance(12)
         verified.last("watchdog.verify https://exit.example/").exits(1, "the wrong exit\n")
-    assert verified.port.get("/") == (503, "503 VPN is not active: the wrong exit\n")
+    assert verified.port.get("/") == (503, "VPN is not active: the wrong exit")
     assert verified.commands()[-1] == "init_wg up --server wg0"
 
 
@@ -145,7 +145,7 @@ def test_a_setup_that_could_not_be_started_is_red_until_it_could(pod: Pod) -> No
     pod.system.full = FULL
     pod.fingerprint_is = RIGHT._replace(rules=44)
     pod.loop.advance(6)
-    assert pod.port.get("/") == (503, f"503 VPN is not active: cannot start a program: {FULL.strerror}\n")
+    assert pod.port.get("/") == (503, f"VPN is not active: cannot start a program: {FULL.strerror}")
     pod.system.full = None
     pod.loop.advance(31)
     pod.last("init_wg up").exits(0)
@@ -157,7 +157,7 @@ def test_a_kernel_that_was_too_busy_for_a_moment_is_red_for_that_moment(pod: Pod
     pod.settle()
     pod.fingerprint_fails = BUSY
     pod.loop.advance(6)
-    assert pod.port.get("/") == (503, f"503 VPN is not active: the kernel does not tell its state: {BUSY}\n")
+    assert pod.port.get("/") == (503, f"VPN is not active: the kernel does not tell its state: {BUSY}")
     pod.fingerprint_fails = None
     pod.loop.advance(6)
     assert pod.port.get("/") == WELL

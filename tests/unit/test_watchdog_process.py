@@ -89,7 +89,7 @@ def test_it_serves_without_any_privilege_and_ends_at_once(number: signal.Signals
     try:
         status, body = fetch(port, "/")
         assert status == 503
-        assert body.startswith("503 VPN is not active: ")
+        assert body.startswith("VPN is not active: ")
         assert fetch(port, "/livez")[0] == 200
         assert fetch(port, "/metrics")[0] == 200
         assert json.loads(fetch(port, "/status")[1])["up"] is False

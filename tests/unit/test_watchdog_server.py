@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 GET = b"GET / HTTP/1.1\r\nHost: pod\r\n\r\n"
-ACTIVE = "200 VPN is active\n"
+ACTIVE = "VPN is active"
 
 
 class Endpoint:
@@ -173,7 +173,7 @@ def test_keep_alive(endpoint: Endpoint) -> None:
         for _ in range(3):
             client.sendall(GET)
             assert read_one(client).endswith(ACTIVE.encode())
-        endpoint.reply = Reply(503, "503 VPN is not active: nothing heard\n")
+        endpoint.reply = Reply(503, "VPN is not active: nothing heard")
         client.sendall(GET)
         assert read_one(client).startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
 

@@ -63,7 +63,7 @@ def test_it_says_when_the_pod_is_ready(protected: Stage, watchdog: subprocess.Po
     lab = protected.lab
     before = product.tunnel(lab)
     wait_until(lambda: ready(lab), "/readyz", PATIENCE)
-    assert get(lab, "/") == (200, "200 VPN is active\n")
+    assert get(lab, "/") == (200, "VPN is active")
     assert get(lab, "/livez")[0] == 200
     assert product.tunnel(lab).is_still(before), "what is right is left alone"
     assert metric(lab, "init_wg_up") == 1
