@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from init_wg import connect, names, nft
+from init_wg import connect, names, nft, sealed
 from init_wg.errors import InitWgError
 from init_wg.netlink import Socket
 from init_wg.observe import observe
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from init_wg.config import Tunnel
     from init_wg.settings import Settings
-    from init_wg.state import State
 
 
 def status(settings: Settings, environment: Mapping[str, str]) -> dict[str, Any]:
@@ -38,7 +37,7 @@ def status(settings: Settings, environment: Mapping[str, str]) -> dict[str, Any]
         "implementation": {"wireguard": "kernel", "tun": "userspace"}.get(state.link.kind if state.link else ""),
         "server": server,
         "up": bool(state.link and state.link.up and state.device and not drift),
-        "sealed": is_sealed(state),
+        "sealed": sealed.in_place(),
         "addresses": sorted(f"{a.address}/{a.prefix_length}" for a in state.addresses),
         "mtu": state.link.mtu if state.link else None,
         "peers": [
@@ -64,11 +63,6 @@ def status(settings: Settings, environment: Mapping[str, str]) -> dict[str, Any]
         },
         "drift": drift,
     }
-
-
-def is_sealed(state: State) -> bool:
-    """Is a kill-switch of ours in place whose output drops by policy?"""
-    return "hook output priority filter; policy drop;" in state.ruleset
 
 
 def as_json(facts: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ import sys
 import time
 
 from init_wg import __version__, log
+from init_wg import sealed as kill_switch
 from init_wg.errors import InitWgError
 from watchdog import facts, metrics, status
 from watchdog.server import Reply, Server, listen
@@ -108,7 +109,7 @@ class Endpoint:
             reading = None
         server = facts.current(told.servers, reading)
         try:
-            sealed, refused = facts.sealed(), facts.counters("refuse")
+            sealed, refused = kill_switch.in_place(), facts.counters("refuse")
             queries: tuple[int, ...] = sum(facts.counters("names")), sum(facts.counters("refuse_name"))
         except OSError:
             sealed, refused, queries = None, (), ()

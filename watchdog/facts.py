@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from init_wg import device as wireguard
 from init_wg.netlink import NETLINK_NETFILTER, NETLINK_ROUTE, Socket, attribute_list, attributes, generation, text
+from init_wg.sealed import TABLE
 from watchdog.health import PeerFacts
 from watchdog.metrics import PeerMetrics
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 # linux/rtnetlink.h, linux/netfilter/nf_tables.h
 _GET_LINK, _GET_ADDRESS, _GET_ROUTE, _GET_RULE = 18, 22, 26, 34
 _NFTABLES, _GET_RULES = 10 << 8, 7
-_GET_TABLE = 1
 _INET = 1
 _CLONED = 0x200
 #: Attributes that change by themselves: IFA_CACHEINFO, IFA_FLAGS (tentative, deprecated); RTA_CACHEINFO.
@@ -39,7 +39,6 @@ _LINK_FACTS = (3, 4, 10)
 _UP = 1
 _SKIP_STATISTICS = struct.pack("=HHI", 8, 29, 1 << 3)  # IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS
 
-TABLE = b"init_wg"
 _LARGEST_FILE = 1 << 20
 
 
@@ -117,24 +116,13 @@ def settings_number(reading: Reading | None) -> int:
     return 0 if reading is None else hash(reading.device)
 
 
-def sealed() -> bool:
-    """Is the kill-switch's table there? Raises OSError when the kernel does not say."""
-    name = _attribute(1, TABLE + b"\0")
-    try:
-        with Socket(NETLINK_NETFILTER) as kernel:
-            kernel.exchange(_NFTABLES | _GET_TABLE, bytes([_INET, 0, 0, 0]) + name)
-    except FileNotFoundError:
-        return False
-    return True
-
-
 def counters(chain: str) -> tuple[int, ...]:
     """Packets counted by a chain of the kill-switch, by its rules in their order; () when there is none.
 
     "refuse": all that was refused, TCP and then everything else; "refuse_name": DNS among it; "names": queries that
     were redirected. Read as nft does (NFTA_RULE_EXPRESSIONS, "counter"). Raises OSError.
     """
-    body = bytes([_INET, 0, 0, 0]) + _attribute(1, TABLE + b"\0") + _attribute(2, chain.encode() + b"\0")
+    body = bytes([_INET, 0, 0, 0]) + _attribute(1, TABLE.encode() + b"\0") + _attribute(2, chain.encode() + b"\0")
     try:
         with Socket(NETLINK_NETFILTER) as kernel:
             rules = kernel.dump(_NFTABLES | _GET_RULES, body)
@@ -143,7 +131,7 @@ def counters(chain: str) -> tuple[int, ...]:
     counted = []
     for rule in rules:
         found = attributes(rule, 4)
-        if text(found.get(2, b"")) != chain or text(found.get(1, b"")) != TABLE.decode():
+        if text(found.get(2, b"")) != chain or text(found.get(1, b"")) != TABLE:
             continue  # kernels before 5.8 ignore the chain in the question
         for _, expression in attribute_list(found.get(4, b"")):
             parts = attributes(expression)

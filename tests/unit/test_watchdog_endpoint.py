@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from init_wg import sealed
 from tests.unit.build_watchdog import Port, StillLoop
 from tests.unit.test_watchdog_status import STATUS
 from watchdog import facts
@@ -19,7 +20,7 @@ def port(monkeypatch: pytest.MonkeyPatch) -> Port:
     def refuse(*_: object) -> tuple[int, ...]:
         raise PermissionError
 
-    monkeypatch.setattr(facts, "sealed", refuse)
+    monkeypatch.setattr(sealed, "in_place", refuse)
     monkeypatch.setattr(facts, "counters", refuse)
     return Port(monkeypatch)
 
@@ -67,6 +68,17 @@ def test_a_kernel_that_says_nothing_is_no_reason_to_say_nothing(loop: StillLoop,
     assert "init_wg_http_connections 2\n" in page
     assert "init_wg_sealed" not in page
     assert '"sealed": null' in port.get("/status")[1]
+
+
+@pytest.mark.parametrize("answer", [True, False])
+def test_sealed_is_what_the_one_predicate_says(
+    monkeypatch: pytest.MonkeyPatch, loop: StillLoop, port: Port, answer: bool
+) -> None:
+    monkeypatch.setattr(sealed, "in_place", lambda: answer)
+    monkeypatch.setattr(facts, "counters", lambda _: (0, 0))
+    made(loop).open()
+    assert f"init_wg_sealed {int(answer)}\n" in port.get("/metrics")[1]
+    assert f'"sealed": {str(answer).lower()}' in port.get("/status")[1]
 
 
 def test_a_port_that_is_taken_is_waited_for(loop: StillLoop, port: Port, capsys: pytest.CaptureFixture[str]) -> None:

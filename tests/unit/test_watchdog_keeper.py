@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from init_wg import sealed
 from init_wg.errors import KernelError
 from init_wg.secret import Secret
 from init_wg.state import Device, Peer
@@ -37,7 +38,7 @@ class Pod:
         self.peer_is_silent = False
         self.system, self.port = System(monkeypatch, loop), Port(monkeypatch)
         monkeypatch.setattr(facts, "Kernel", lambda _: self)
-        monkeypatch.setattr(facts, "sealed", lambda: True)
+        monkeypatch.setattr(sealed, "in_place", lambda: True)
         monkeypatch.setattr(facts, "counters", lambda _: (0, 0))
         monkeypatch.setattr(keeper, "Probe", lambda *_: self)
         monkeypatch.setattr(events, "Events", self.no_events)
