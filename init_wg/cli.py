@@ -109,7 +109,9 @@ def _check() -> int:
 def _check_file(path: str) -> int:
     from init_wg import config, report
 
-    print(report.preview(config.load(path)))
+    tunnel = config.load(path)
+    config.refuse_own_key(tunnel)
+    print(report.preview(tunnel))
     return DONE
 
 

@@ -8,6 +8,7 @@ result.
 # This is loaded on every start. Hence paths are plain strings (pathlib costs more than all of this), and there
 # is no `from __future__ import annotations` (of which NamedTuple would compile every annotation).
 import os
+from binascii import a2b_base64, b2a_base64
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import Any, NamedTuple
@@ -100,6 +101,21 @@ def load(path: str) -> Tunnel:
         peers=tuple(_peer(peer) for peer in peers),
         notices=tuple(_notices(interface, hooks, path, mode)),
     )
+
+
+def refuse_own_key(tunnel: Tunnel) -> None:
+    """Raises ConfigError when a peer's PublicKey is the one of the file's own PrivateKey: WireGuard leaves such a
+    peer out without a word. Costs some milliseconds, so it is asked where that is seen, or where time is no matter.
+    """
+    from . import x25519
+
+    own = b2a_base64(x25519.public_key(a2b_base64(tunnel.private_key)), newline=False).decode()
+    if all(peer.public_key != own for peer in tunnel.peers):
+        return
+    text, _ = wgtext.read(tunnel.path, _missing(tunnel.path))
+    _, peers, _ = wgfile.sections(text, tunnel.path)
+    line = next((peer.lines("PublicKey")[0] for peer in peers if peer.one("PublicKey") == own), 1)
+    wgtext.fail(tunnel.path, line, "this PublicKey belongs to this file's own PrivateKey: put the server's there")
 
 
 def _missing(path: str) -> str:

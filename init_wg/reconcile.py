@@ -5,9 +5,9 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from init_wg import apply, bypass, desired, killswitch, lockdown, log, names, netlink, nft
+from init_wg import apply, bypass, config, desired, killswitch, lockdown, log, names, netlink, nft
 from init_wg import pod as pods
-from init_wg.errors import VerifyError
+from init_wg.errors import ConfigError, VerifyError
 from init_wg.observe import Observation, observe
 from init_wg.plan import Step, plan
 from init_wg.state import INET, INET6, TUN, WIREGUARD, State
@@ -73,7 +73,7 @@ def converge(kernel: netlink.Socket, goal: Goal, seen: Observation) -> tuple[Obs
                 continue
         seen = observe(kernel, goal.settings.interface)
         comparison = compare(goal, seen, kind)
-    return _give_up(comparison)
+    return _give_up(goal.tunnel, comparison)
 
 
 def _with_kind(comparison: Comparison, seen: Observation, kind: str) -> Comparison:
@@ -135,11 +135,18 @@ def preferred_kind(settings: Settings, have: State) -> str:
     return have.link.kind if have.link and have.device else WIREGUARD
 
 
-def _give_up(comparison: Comparison) -> NoReturn:
+def _give_up(tunnel: Tunnel, comparison: Comparison) -> NoReturn:
     """Applied, and still different. If the kill-switch itself cannot be trusted, seal the pod again."""
     steps = comparison.steps
     if any(step.action in ("load", "open") for step in steps):
         lockdown.reseal(list(comparison.pod.links))
+    if any(step.action == "configure" for step in steps):
+        try:
+            config.refuse_own_key(tunnel)
+        except ConfigError:
+            if comparison.want.ruleset:
+                lockdown.reseal(list(comparison.pod.links))
+            raise
     raise VerifyError(
         f"applied, but it reads back different: {'; '.join(map(str, steps[:3]))}; "
         "something else in this pod is changing its network: find it, or give the pod's network to init-wg alone"

@@ -34,7 +34,7 @@ class Key(NamedTuple):
 
 # wg(8) "CONFIGURATION FILE FORMAT" and wg-quick(8) "CONFIGURATION". Case does not matter.
 KEYS = {
-    "PrivateKey": Key(INTERFACE, wgvalue.key, needed=True),
+    "PrivateKey": Key(INTERFACE, wgvalue.private_key, needed=True),
     "Address": Key(INTERFACE, wgvalue.address, many=True),
     "DNS": Key(INTERFACE, wgvalue.resolver, many=True),
     "MTU": Key(INTERFACE, wgvalue.mtu),
@@ -43,7 +43,7 @@ KEYS = {
     "Table": Key(INTERFACE, wgvalue.table),
     "SaveConfig": Key(INTERFACE, wgvalue.boolean),
     "PublicKey": Key(PEER, wgvalue.key, needed=True),
-    "PresharedKey": Key(PEER, wgvalue.key),
+    "PresharedKey": Key(PEER, wgvalue.preshared_key),
     "Endpoint": Key(PEER, wgvalue.endpoint, needed=True),
     "AllowedIPs": Key(PEER, wgvalue.network, many=True, needed=True),
     "PersistentKeepalive": Key(PEER, wgvalue.keepalive),
@@ -222,9 +222,17 @@ def _refuse_twins(peers: list[Section], file: str) -> None:
     seen: dict[str, int] = {}
     for peer in peers:
         public = peer.items["PublicKey"][0]
-        first = seen.setdefault(public.text, public.line)
+        first = seen.setdefault(_plain_key(public.text), public.line)
         if first != public.line:
             fail(file, public.line, f"the same PublicKey as in line {first}: keep one of the two peers")
+
+
+def _plain_key(text: str) -> str:
+    """In the spelling in which equal keys are equal texts; what is no key is for its reader to refuse."""
+    try:
+        return wgvalue.key(text)
+    except wgvalue.BadValueError:
+        return text
 
 
 def _parsed_by_wgconfig(found: list[Section], file: str) -> list[dict[str, list[str]]]:

@@ -35,21 +35,46 @@ class BadValueError(ValueError):
 def key(text: str) -> str:
     """A WireGuard key: 32 bytes in base64, in the one spelling that `wg` prints.
 
-    wg(8) demands 44 characters with "=" last, and no stray bits in the character before it. All zeroes
-    is how the kernel's interface says "no key".
+    The last character before the "=" has two bits that no byte has. Some programs write something there; what
+    is compared with a device must not have it. All zeroes is how the kernel's interface says "no key".
     """
+    raw = _key_bytes(text)
+    if not any(raw):
+        raise BadValueError("is all zeroes, which is a placeholder and no key: put the real one")
+    return _spelled(raw)
+
+
+def private_key(text: str) -> str:
+    """A PrivateKey as WireGuard uses it and shows it: clamped (RFC 7748, section 5), whatever made it."""
+    return _spelled(clamped(a2b_base64(key(text))))
+
+
+def clamped(private: bytes) -> bytes:
+    """The number that Curve25519 makes of any 32 bytes: a multiple of 8, with bit 254 as its highest."""
+    number = int.from_bytes(private, "little")
+    return (number & ((1 << 254) - 8) | 1 << 254).to_bytes(KEY_BYTES, "little")
+
+
+def preshared_key(text: str) -> str | None:
+    """A PresharedKey; all zeroes is none at all, as WireGuard's protocol has it (whitepaper, section 5.2)."""
+    raw = _key_bytes(text)
+    return _spelled(raw) if any(raw) else None
+
+
+def _key_bytes(text: str) -> bytes:
     if len(text) != KEY_LENGTH:
         raise BadValueError(f"has {len(text)} characters, a WireGuard key has {KEY_LENGTH}: copy it again, whole")
     try:
         raw = a2b_base64(text, strict_mode=True)
     except Base64Error:
         raise BadValueError("is not base64, as WireGuard keys are: copy it again, whole") from None
-    # 44 characters can be 33 bytes, or 32 in another spelling.
-    if len(raw) != KEY_BYTES or b2a_base64(raw, newline=False).decode() != text:
+    if len(raw) != KEY_BYTES:  # 44 characters can be 31 bytes or 33
         raise BadValueError("is not exact base64 of 32 bytes, so some character is wrong: copy it again, whole")
-    if not any(raw):
-        raise BadValueError("is all zeroes, which is a placeholder and no key: put the real one")
-    return text
+    return raw
+
+
+def _spelled(raw: bytes) -> str:
+    return b2a_base64(raw, newline=False).decode()
 
 
 def address(text: str) -> IPv4Interface | IPv6Interface:

@@ -9,6 +9,7 @@ How a name that does not resolve ends is in test_endpoint_names.py.
 
 from __future__ import annotations
 
+import base64
 import ctypes
 import errno
 import os
@@ -187,6 +188,14 @@ def a_folder(file: Path) -> None:
     file.mkdir()
 
 
+def own_public_key(file: Path) -> None:
+    """As when the two keys of `wg genkey` and `wg pubkey` both went into the client's file."""
+    private = re.search(r"PrivateKey = (.*)", file.read_text())
+    assert private
+    public = subprocess.run(["wg", "pubkey"], input=private[1], capture_output=True, text=True, check=True).stdout
+    line("PublicKey", public.strip())(file)
+
+
 ANOTHER_KEY = "4GgaQCy68nzNsUE5aJ9fuLzHhB65tAlwbmA72MWnOm8="
 FILES: dict[str, Case] = {
     "no file": Case(lambda file: file.unlink(), r"{}: no such file"),
@@ -204,7 +213,8 @@ FILES: dict[str, Case] = {
     "no AllowedIPs": Case(without("AllowedIPs"), r"{}:6: .*no AllowedIPs"),
     "short key": Case(line("PrivateKey", ANOTHER_KEY[:40]), r"{}:2: PrivateKey has 40 characters"),
     "key not base64": Case(line("PrivateKey", ANOTHER_KEY[:20] + "!" * 23 + "="), r"{}:2: PrivateKey is not base64"),
-    "key of other bits": Case(line("PublicKey", ANOTHER_KEY[:42] + "9="), r"{}:7: PublicKey is not exact base64"),
+    "key of 33 bytes": Case(line("PublicKey", ANOTHER_KEY[:43] + "9"), r"{}:7: PublicKey is not exact base64"),
+    "our own public key": Case(own_public_key, r"{}:7: this PublicKey belongs to this file's own PrivateKey"),
     "key of zeroes": Case(line("PublicKey", ALL_ZERO), r"{}:7: PublicKey is all zeroes"),
     "bad preshared key": Case(more("PresharedKey = no key at all\n"), r"{}:10: PresharedKey has"),
     "address without sense": Case(line("Address", "10.64.300.1/32"), r"{}:3: Address has .*not an IP address"),
@@ -241,6 +251,18 @@ def test_files(pod: Lab, judge: Judge, name: str) -> None:
             pod.config_path.rmdir()
     one_clear_line(ended, case.code, case.says.replace("{}", re.escape(str(pod.config_path))))
     refused_at_once(pod, judge)
+
+
+def test_a_private_key_that_is_not_clamped(pod: Lab) -> None:
+    """WireGuard clamps every key, and so shows another one than it was told."""
+    private = re.search(r"PrivateKey = (.*)", pod.config_path.read_text())
+    assert private
+    raw = bytearray(base64.b64decode(private[1]))
+    raw[0], raw[31] = raw[0] | 7, raw[31] | 128
+    line("PrivateKey", base64.b64encode(raw).decode())(pod.config_path)
+    pod.init_wg("up")
+    assert pod.flows()
+    assert pod.init_wg("check").returncode == 0
 
 
 def test_an_unreadable_file(pod: Lab, judge: Judge) -> None:

@@ -26,7 +26,14 @@ def key(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-PRIVATE, PRESHARED = Secret(key("private")), Secret(key("preshared"))
+def clamped(text: str) -> str:
+    """The private key that WireGuard makes of this one (RFC 7748, section 5)."""
+    raw = bytearray(base64.b64decode(text))
+    raw[0], raw[31] = raw[0] & 248, raw[31] & 127 | 64
+    return base64.b64encode(raw).decode()
+
+
+PRIVATE, PRESHARED = Secret(clamped(key("private"))), Secret(key("preshared"))
 SERVER, OTHER_SERVER = key("server"), key("other server")
 ENDPOINT = ("192.0.2.1", 51820)
 BOOT = 3  # RTPROT_BOOT: what `ip route add` and network plugins write

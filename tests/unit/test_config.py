@@ -21,9 +21,11 @@ from typing import Any, NamedTuple
 import pytest
 import wgconfig
 
-from init_wg.config import Endpoint, Tunnel, load, servers
+from init_wg.config import Endpoint, Tunnel, load, refuse_own_key, servers
 from init_wg.errors import ConfigError
 from init_wg.secret import Secret
+from init_wg.x25519 import public_key
+from tests.unit.build import clamped
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -33,7 +35,7 @@ def key(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-PRIVATE = key("private")
+PRIVATE = clamped(key("private"))
 PRESHARED = key("preshared")
 SERVER = key("server")
 OTHER = key("other server")
@@ -102,6 +104,45 @@ def test_secrets_never_show_themselves(tmp_path: Path) -> None:
     assert isinstance(tunnel.peers[0].preshared_key, Secret)
     assert PRIVATE not in repr(tunnel)
     assert PRESHARED not in repr(tunnel)
+
+
+def test_a_private_key_that_is_not_clamped_is_what_wireguard_makes_of_it(tmp_path: Path) -> None:
+    loose = key("private")
+    assert loose != PRIVATE
+    assert load(written(tmp_path, with_line(2, f"PrivateKey = {loose}"))).private_key == PRIVATE
+    ones, wanted = (base64.b64encode(raw).decode() for raw in (b"\xff" * 32, b"\xf8" + b"\xff" * 30 + b"\x7f"))
+    assert load(written(tmp_path, with_line(2, f"PrivateKey = {ones}"))).private_key == wanted
+
+
+def test_a_preshared_key_of_zeroes_is_none(tmp_path: Path) -> None:
+    zeroes = f"PresharedKey = {'A' * 43}="
+    assert load(written(tmp_path, with_line(8, zeroes))).peers[0].preshared_key is None
+
+
+STRAY = str.maketrans("AEIMQUYcgkosw048", "BFJNRVZdhlptx159")  # the last character before the "=", with a bit too many
+
+
+@pytest.mark.parametrize("line", [2, 7, 8])
+def test_a_key_with_stray_bits_is_read_in_its_one_spelling(tmp_path: Path, line: int) -> None:
+    was = GOOD.split("\n")[line - 1]
+    stray = was[:-2] + was[-2].translate(STRAY) + "="
+    assert stray != was
+    assert load(written(tmp_path, with_line(line, stray))) == load(written(tmp_path, GOOD))
+
+
+def test_the_same_public_key_in_two_spellings_is_one_peer(tmp_path: Path) -> None:
+    stray = SERVER[:-2] + SERVER[-2].translate(STRAY) + "="
+    text = with_line(9, "AllowedIPs = 10.0.0.0/13") + SECOND_PEER.replace(OTHER, stray)
+    assert "the same PublicKey as in line 7" in refusal(written(tmp_path, text))
+
+
+def test_a_peer_with_our_own_public_key_is_refused(tmp_path: Path) -> None:
+    own = base64.b64encode(public_key(base64.b64decode(PRIVATE))).decode()
+    text = with_line(9, "AllowedIPs = 10.0.0.0/13") + SECOND_PEER.replace(OTHER, own)
+    refuse_own_key(load(written(tmp_path, GOOD)))
+    tunnel = load(written(tmp_path, text))
+    with pytest.raises(ConfigError, match=r"wg0\.conf:12: this PublicKey belongs to this file's own PrivateKey: put"):
+        refuse_own_key(tunnel)
 
 
 class Provider(NamedTuple):
@@ -182,7 +223,7 @@ def test_what_providers_write(name: str) -> None:
 
 def test_every_key_in_every_spelling() -> None:
     tunnel = load(str(CONFIGS / "everything.conf"))
-    assert tunnel.private_key == key("a made-up private key")
+    assert tunnel.private_key == clamped(key("a made-up private key"))
     assert tunnel.addresses == (ip_interface("10.64.0.2/32"), ip_interface("fd00:64::2/64"))
     assert tunnel.dns == (ip_address("10.64.0.1"), ip_address("fd00:64::1"))
     assert tunnel.search == ("corp.example.com", "lab")
@@ -334,10 +375,8 @@ MISTAKES = {
     "key, '=' inside": Mistake(2, f"PrivateKey = {PRIVATE[:21]}={PRIVATE[22:]}", "PrivateKey is not"),
     "key, no '='": Mistake(2, f"PrivateKey = {PRIVATE[:43]}A", "PrivateKey is not exact base64 of 32 bytes"),
     "key of 31 bytes": Mistake(2, f"PrivateKey = {PRIVATE[:42]}==", "PrivateKey is not"),
-    "key, stray bits": Mistake(2, f"PrivateKey = {'A' * 41}BB=", "PrivateKey is not exact base64"),
     "private key of zeroes": Mistake(2, f"PrivateKey = {'A' * 43}=", "PrivateKey is all zeroes"),
     "public key of zeroes": Mistake(7, f"PublicKey = {'A' * 43}=", "PublicKey is all zeroes"),
-    "preshared key of zeroes": Mistake(8, f"PresharedKey = {'A' * 43}=", "PresharedKey is all zeroes"),
     "placeholder": Mistake(2, "PrivateKey = <your key>", "PrivateKey has 10 characters"),
     # addresses
     "multicast": Mistake(3, "Address = 224.0.0.1/32", "Address has a multicast address"),
