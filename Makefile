@@ -8,7 +8,7 @@ CONTAINER_TOOLS = $(filter-out $(OWN_DOCKER),$(shell sed 's/\#.*//' tests/contai
 # Debian's would replace another one that is there.
 OWN_DOCKER = $(if $(shell command -v dockerd),docker.io)
 
-.PHONY: demo demo-compose image test test-unit check bench chaos clean
+.PHONY: demo demo-compose image test test-unit test-nft check bench chaos clean
 
 # What leaves a pod without, with init-wg and with wg-quick, judged on its node. Root; under a minute.
 demo:
@@ -36,6 +36,13 @@ test:
 # The pure parts: no root, any system with Python.
 test-unit: .venv/.prepared
 	$(PY) -m pytest tests/unit
+
+# The network tests with the nft of another release of Debian than this machine's. Root. NFT=bookworm
+NFT ?= trixie
+test-nft:
+	@tests/prepare.sh $(TOOLS)
+	tests/nft.sh bookworm trixie
+	PATH="$(CURDIR)/.cache/nft/$(NFT)/bin:$$PATH" $(PY) -m pytest tests/netns
 
 check: .venv/.prepared
 	.venv/bin/ruff format --check .

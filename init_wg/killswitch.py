@@ -1,7 +1,9 @@
 """What may leave the pod, as nftables text: the file a security reviewer reads.
 
 Pure text, in nft's own spelling, so that `nft --stateless list` returns it byte for byte and drift is text
-inequality. Two tables, always loaded together in one transaction:
+inequality. The spellings are those that every nft from 1.0.6 on prints alike: later ones turn `priority -105` into
+`dstnat - 5`, and write a comparison of masked TCP flags in another way. Two tables, always loaded together in one
+transaction:
 
   inet init_wg    decides. Its output chain drops by policy and stamps what it lets pass to the uplink.
   netdev init_wg  the egress gate (kernel 5.16): sees every frame that leaves a link, also those that never
@@ -76,7 +78,7 @@ def opened(policy: Policy) -> str:
     admit = [f"ct state new ct mark set ct mark | {_ADMITTED}", "accept"]
     chains: list[_Chain] = [("refuse_name", "", ["counter jump refuse"]), ("admit", "", admit)]
     if policy.names:
-        chains.append(("names", "type nat hook output priority -105; policy accept;", _redirected(policy.names)))
+        chains.append(("names", "type nat hook output priority -115; policy accept;", _redirected(policy.names)))
         chains.append(("sources", "type nat hook postrouting priority srcnat; policy accept;", _sources(policy)))
     if replies := _replies(policy):
         chains.append(("replies", "type route hook output priority mangle; policy accept;", replies))
@@ -228,7 +230,7 @@ def _input(policy: Policy) -> list[str]:
     # A flow from before the lockdown: its server goes on sending, conntrack would take that for a connection that
     # came in, and what the pod answers for a reply. In mid-stream TCP, and UDP to a port that clients use
     # (net.ipv4.ip_local_port_range), only the bypass networks may begin.
-    rules.append(f"{uplink} ct state new tcp flags != syn / fin,syn,rst,ack counter drop")
+    rules += [f"{uplink} ct state new tcp flags {flags} counter drop" for flags in ("! syn", "fin,rst,ack")]
     rules += [f"{uplink} {match} jump admit" for match in _beside("saddr", policy)]
     rules.append(f"{uplink} ct state new udp dport 32768-65535 counter drop")
     return [*rules, f"{uplink} jump admit"]

@@ -1,8 +1,13 @@
-"""Drift is text inequality: whatever the kill-switch says, nft must list it back byte for byte."""
+"""Drift is text inequality: whatever the kill-switch says, any nft must list it back byte for byte.
+
+nft prints one rule in other words from version to version. Each test runs with the system's nft, and with those that
+tests/nft.sh has unpacked: `make test-nft`.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,7 +19,9 @@ from hypothesis import strategies as st
 
 from init_wg import killswitch, networks
 from init_wg.policy import Hole, Policy
+from tests.lab.lab import PROJECT
 from tests.unit import build
+from tests.unit.test_killswitch import RULESETS
 
 #: Every text arrives as a line of JSON, is loaded by the program's own code, and goes back as nft lists it.
 WORKER = """
@@ -35,13 +42,20 @@ for line in sys.stdin:
 LINKS = ("eth0", "net1", "ens5.100", "a-b_c", "x", "veth0123456789a", "eth1", "ib0")
 
 
-@pytest.fixture(scope="module")
-def listed() -> Iterator[Callable[[str], str]]:
+#: The folders in which an nft is, "" for the system's own.
+NFT = ("", *map(str, sorted(PROJECT.glob(".cache/nft/*/bin"))))
+
+
+@pytest.fixture(scope="module", params=NFT, ids=lambda folder: folder.split("/")[-2] if folder else "system")
+def listed(request: pytest.FixtureRequest) -> Iterator[Callable[[str], str]]:
     """Load a text in a network namespace of its own, and list it."""
     pairs = "\n".join(f"link add {a} type veth peer name {b}" for a, b in zip(LINKS[::2], LINKS[1::2], strict=True))
     make = 'printf "%s\\n" "$1" | ip -batch - && exec "$2" -c "$3"'
     argv = ["unshare", "--net", "sh", "-c", make, "sh", pairs, sys.executable, WORKER]
-    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as worker:
+    path = {"PATH": f"{request.param}:{os.environ['PATH']}" if request.param else os.environ["PATH"]}
+    with subprocess.Popen(
+        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **path}
+    ) as worker:
         requests, answers = worker.stdin, worker.stdout
         assert requests and answers
 
@@ -52,6 +66,11 @@ def listed() -> Iterator[Callable[[str], str]]:
 
         yield exchange
         requests.close()
+
+
+@pytest.mark.parametrize("name", RULESETS)
+def test_every_golden_ruleset_is_listed_as_it_was_written(listed: Callable[[str], str], name: str) -> None:
+    assert listed(RULESETS[name]) == RULESETS[name]
 
 
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])

@@ -135,7 +135,7 @@ BASE = {
     "leaving": "type filter hook postrouting priority filter; policy drop;",
     # These choose a way, and let nothing out.
     "replies": "type route hook output priority mangle; policy accept;",
-    "names": "type nat hook output priority -105; policy accept;",
+    "names": "type nat hook output priority -115; policy accept;",
     "sources": "type nat hook postrouting priority srcnat; policy accept;",
 }
 
