@@ -162,6 +162,13 @@ def carrier(reading: Reading | None) -> PeerFacts | None:
     )
 
 
+def covered(reading: Reading | None) -> frozenset[str]:
+    """The families, "IPv4" and "IPv6", of which everything is routed to a peer."""
+    networks = {network for peer in reading.device.peers for network in peer.allowed_ips} if reading else set()
+    whole = {"IPv4": ("0.0.0.0/0", "0.0.0.0/1 128.0.0.0/1"), "IPv6": ("::/0", "::/1 8000::/1")}
+    return frozenset(name for name, ways in whole.items() if any(networks.issuperset(way.split()) for way in ways))
+
+
 def _reach(peer: Peer) -> tuple[int, str]:
     """Smaller is more: the length of the shortest prefix that is routed to this peer."""
     return min((int(network.rpartition("/")[2]) for network in peer.allowed_ips), default=129), peer.public_key

@@ -1,42 +1,78 @@
 """The DNS forwarder, where DNS_MODE needs one: `init_wg names` becomes it, and this keeps it alive.
 
-While it is away names fail and nothing leaks: the kill-switch leads every query to its port, and only there.
+While it is away names fail and nothing leaks: the kill-switch leads every query to its port, and only there. A process
+that runs proves nothing: it is asked each second, and counts once it has answered.
 """
 
 from __future__ import annotations
 
+import socket
+from select import EPOLLIN
+
 from init_wg import log
+from watchdog import policy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from watchdog.child import Child, Ended
     from watchdog.loop import Loop, Timer
     from watchdog.supervisor import Spawn
 
+#: init_wg.killswitch.FORWARDER_PORT, without the memory of that module.
+PORT = 10053
+#: "version.bind. TXT CH", which dnsmasq answers by itself. ID 0x7764.
+QUERY = bytes.fromhex("7764 0100 0001 0000 0000 0000 07 76657273696f6e 04 62696e64 00 0010 0003")
 #: Seconds until it is started again: at once the first time, then doubling.
 AGAIN_FIRST, AGAIN_LAST = 0.05, 10.0
+#: Seconds between two questions to one that was just started, so that its first answer is soon known.
+ASK_FIRST = 0.02
+#: Questions without an answer, a second apart: it does not answer; it hangs, and is replaced.
+SILENT, HUNG = 2, 5
 #: It ran for so long: whatever ended it is not a mistake in its command line.
 STEADY = 10.0
 FOR_EVER = 1e9
 
 
 class Forwarder:
-    """One child, restarted when it ends, renewed when what it was told has changed."""
+    """One child, restarted when it ends or hangs, renewed when what it was told has changed.
 
-    def __init__(self, loop: Loop, spawn: Spawn) -> None:
+    `turned` is called in the loop when it began to answer.
+    """
+
+    def __init__(self, loop: Loop, spawn: Spawn, turned: Callable[[], None]) -> None:
         self._loop = loop
         self._spawn = spawn
+        self._turned = turned
         self._child: Child | None = None
         self._again: Timer | None = None
         self._delay = AGAIN_FIRST
         self._renewed = False
+        self._socket: socket.socket | None = None
+        self._asking: Timer | None = None
+        self._answered = False  # since it was started
+        self._unanswered = 0
         #: None: not asked yet; False: no server and no mode needs it.
         self.needed: bool | None = None
+        self._known_need: bool | None = None  # the last answer to that
+        self._why = ""  # it ended
 
     @property
     def running(self) -> bool:
         """Is there a forwarder?"""
-        return self._child is not None
+        return self._child is not None and self.needed is not False
+
+    @property
+    def trouble(self) -> str:
+        """Why redirected names are not answered, "" when they are or none is redirected."""
+        if (self._known_need if self.needed is None else self.needed) is False:
+            return ""
+        if self._child is None:
+            return f"the DNS forwarder does not run{f' ({self._why})' if self._why else ''}"
+        if not self._answered:
+            return "the DNS forwarder has not answered yet"
+        return "the DNS forwarder does not answer" if self._unanswered >= SILENT else ""
 
     def ensure(self) -> None:
         """After a setup: start it unless it runs, is about to, or is not needed."""
@@ -52,27 +88,84 @@ class Forwarder:
         else:
             self.ensure()
 
+    def tick(self) -> None:
+        """Once a second: does it still answer?"""
+        if self._child is None or not self._answered or self._renewed:
+            return
+        if self._unanswered == HUNG:
+            log.warning(f"the DNS forwarder has not answered for {HUNG} s: replacing it")
+            self._child.end()
+        self._ask()
+
     def _start(self) -> None:
         self._again = None
+        self._answered, self._unanswered = False, 0
         self._child = self._spawn(("init_wg", "names"), FOR_EVER, self._ended)
         if self._child is None:
             self._later()
+        else:
+            self._ask_first()
 
     def _ended(self, ended: Ended) -> None:
         self._child = None
+        self._hang_up()
         if self._renewed:
             self._renewed = False
             self._start()
-        elif ended.code == 0:  # it never ends by itself with 0: this was "not needed"
-            self.needed = False
+        elif ended.code == policy.DONE:  # it never ends by itself with 0: this was "not needed"
+            self.needed = self._known_need = False
+            self._turned()
         else:
-            self.needed = True
+            if ended.code != policy.WRONG_CONFIG:  # a file that is wrong says nothing of what is set up
+                self.needed = self._known_need = True
             if ended.seconds > STEADY:
                 self._delay = AGAIN_FIRST
-            why = f"by signal {-ended.code}" if ended.code < 0 else ended.last_line() or f"with status {ended.code}"
-            log.warning(f"the DNS forwarder ended ({why}); starting it again")
+            self._why = f"by signal {-ended.code}" if ended.code < 0 else ended.last_line() or f"status {ended.code}"
+            log.warning(f"the DNS forwarder ended ({self._why}); starting it again")
             self._later()
+            self._turned()
 
     def _later(self) -> None:
         self._again = self._loop.call_later(self._delay, self._start)
         self._delay = min(self._delay * 2, AGAIN_LAST)
+
+    # --- does it answer? -------------------------------------------------------------------------------------------
+
+    def _ask_first(self) -> None:
+        if not self._answered:
+            self._ask()
+            self._asking = self._loop.call_later(ASK_FIRST, self._ask_first)
+
+    def _ask(self) -> None:
+        """A question to its port, from a socket of its own: what nobody listens to is refused, and unanswered, too."""
+        self._unanswered += 1
+        try:
+            if self._socket is None:
+                self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+                self._loop.watch(self._socket.fileno(), EPOLLIN, self._ready)
+                self._socket.connect(("127.0.0.1", PORT))
+            self._socket.send(QUERY)
+        except OSError:
+            return
+
+    def _ready(self, _events: int) -> None:
+        for _ in range(8):
+            try:
+                data = self._socket.recv(512) if self._socket else b""
+            except OSError:  # nothing more; or the refusal of a question
+                return
+            if data[:2] != QUERY[:2] or self._child is None:
+                return
+            first, self._answered, self._unanswered = not self._answered, True, 0
+            if first:
+                self.needed = self._known_need = True
+                self._turned()
+
+    def _hang_up(self) -> None:
+        if self._asking is not None:
+            self._asking.cancel()
+            self._asking = None
+        if self._socket is not None:
+            self._loop.forget(self._socket.fileno())
+            self._socket.close()
+            self._socket = None

@@ -61,7 +61,7 @@ class Keeper:
         self._supervisor = Supervisor(loop, environment, self._look_soon)
         self._reloader = Reloader(loop, self._supervisor.spawn, settings.config, self._server_in_use, self._configured)
         self._probe = Probe(loop, settings.interface, self._answered)
-        self._forwarder = Forwarder(loop, self._supervisor.spawn)
+        self._forwarder = Forwarder(loop, self._supervisor.spawn, self._go)
         self._endpoint = Endpoint(loop, settings, self._kernel, self._status, lambda: self._supervisor.error)
         self._events: events.Events | None = None
         self._wake: Timer | None = None
@@ -160,6 +160,7 @@ class Keeper:
         if now >= self._next_look:
             self._look()
         self._reloader.tick(now)
+        self._forwarder.tick()
         if self._settings.verify_url and self._exit_check.due(now):
             self._check_exit()
         self._go()
@@ -172,7 +173,8 @@ class Keeper:
             if server:
                 self._probe.aim(server.resolvers)
         verdict = self._health.look(now, time.time(), facts.carrier(self._reading))
-        if self._reading is not None and now >= self._health.ask_at() and self._probe.ask():
+        due = now >= self._health.ask_at() or bool(self._probe.refused)
+        if self._reading is not None and due and self._probe.ask():
             self._health.asked(now)
         if verdict.state == DEAD and self._verdict.state != DEAD:
             log.warning(f"{verdict.reason}: the peer is dead")
@@ -310,11 +312,21 @@ class Keeper:
         """Why the VPN is not active, "" when it is."""
         return status.reason(
             setup=self._setup or self._unknown,
+            unsettled=self._policy.unsettled(self._loop.now()),
             missing=self._settings.interface if self._reading is None else "",
             verdict=self._verdict,
             remedy=status.trying(self._policy.running, self._reloader.names),
+            diverted=self._diverted(),
+            names=self._forwarder.trouble,
             exit_check=self._exit_check.words if self._exit_check.failed else "",
         )
+
+    def _diverted(self) -> str:
+        """Something refuses applications' packets before they get into the tunnel, or leads them past it."""
+        families = self._probe.refused & facts.covered(self._reading)
+        if not families:
+            return ""
+        return f"{' and '.join(sorted(families))} packets do not get into the tunnel: another table or rule takes them"
 
     def _publish(self) -> None:
         reason = self._reason()

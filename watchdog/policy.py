@@ -29,10 +29,18 @@ CONFIRM_AFTER = 0.3
 FIGHT_WITHIN, FIGHT_FREE, FIGHT_FIRST, FIGHT_CAP = 0.5, 5, 0.25, 10.0
 #: Right after a wait of so long: the fight is over.
 FIGHT_OVER = 2.0
+#: So many changes within so many seconds are a fight, too, however long after a repair each comes; over when nothing
+#: has changed for so long and everything was found right.
+UNDONE_TIMES, UNDONE_WITHIN, CALM_AFTER = 5, 10.0, 3.0
+#: A repair that takes so long has met something.
+LONG_REPAIR = 2.0
 #: Failed runs: the first is repeated after so many seconds, each further one after twice as many, up to the cap.
 RETRY_FIRST, RETRY_CAP = 1.0, 30.0
 #: A change that comes while failed runs wait is looked at, but not more often than this.
 RETRY_LEAST = 1.0
+
+
+CONTESTED = "something in this pod keeps undoing the repairs: the log names it where the kernel tells"
 
 
 class Run(NamedTuple):
@@ -55,6 +63,9 @@ class Policy:
         self._seen: Fingerprint | None = None
         self._ended = now
         self._waited = 0.0  # between the last run and this one
+        self._began = now
+        self._changes: tuple[float, ...] = ()  # the last ones
+        self._contested = False
         self._due: dict[str, tuple[float, Run]] = {START: (now, Run(START))}
 
     # --- what happened ---------------------------------------------------------------------------------------------
@@ -66,6 +77,7 @@ class Policy:
         differences = seen.differences(self._seen)
         if differences and DRIFT not in self._due:
             self.settled = False
+            self._changed(now)
             if now - self._ended <= FIGHT_WITHIN:
                 self.fights += 1
             else:
@@ -112,6 +124,7 @@ class Policy:
             delay = CONFIRM_AFTER
             if run and run.why == CONFIRM:  # somebody changed something just then, or still does
                 self.fights += 1
+                self._changed(now)
                 delay = 0.0
             self._due[CONFIRM] = (max(now + delay, self._allowed(now)), Run(CONFIRM))
 
@@ -127,7 +140,7 @@ class Policy:
                 # Every run does the whole work, whatever called for it.
                 kept = {PEER, VERIFY} - {why} if run.server is None else set()
                 self._due = {each: value for each, value in self._due.items() if each in kept}
-                self.running, self._waited = run, now - self._ended
+                self.running, self._waited, self._began = run, now - self._ended, now
                 return run
         return None
 
@@ -145,6 +158,23 @@ class Policy:
         if self.failures:
             allowed = max(allowed, self._ended + RETRY_LEAST)
         return allowed
+
+    def _changed(self, now: float) -> None:
+        self._changes = (*self._changes, now)[-UNDONE_TIMES:]
+        if len(self._changes) == UNDONE_TIMES and now - self._changes[0] <= UNDONE_WITHIN:
+            self._contested = True
+
+    def unsettled(self, now: float) -> str:
+        """Why traffic may not flow though no run has failed: repairs do not last, or do not end. Else ""."""
+        if self.slowed:
+            return CONTESTED
+        if self._contested:
+            if not self.settled or now - self._changes[-1] < CALM_AFTER:
+                return CONTESTED
+            self._contested = False
+        if self.running and self.running.why in (DRIFT, RETRY) and now - self._began >= LONG_REPAIR:
+            return f"a repair ({causes_in_words(self.running.causes)}) has taken {now - self._began:.0f} s so far"
+        return ""
 
     @property
     def idle(self) -> bool:

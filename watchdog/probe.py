@@ -7,8 +7,9 @@ Two kinds, both smaller than 80 bytes inside WireGuard:
   It never reaches anybody else.
 
 Any answer shows as received bytes on the peer; and if nobody answers either, WireGuard itself does, within ten
-seconds (KEEPALIVE_TIMEOUT). SO_BINDTODEVICE, allowed to anybody since Linux 5.7, keeps questions in the tunnel
-whatever the routes say; before that the kill-switch does.
+seconds (KEEPALIVE_TIMEOUT). SO_BINDTODEVICE, allowed to anybody since Linux 5.7, keeps DNS queries in the tunnel
+whatever the routes say; before that the kill-switch does. The datagram goes as an application's would: where that is
+refused though it used to pass, or though one bound to the tunnel passes, somebody takes the pod's traffic away.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ _DNS_PORT = 53
 _UNREACHED_PORT = 33434
 #: TEST-NET-1 and the documentation prefix: with one hop to live, these only have to be routed into the tunnel.
 NOWHERE = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
+_NAMES = {socket.AF_INET: "IPv4", socket.AF_INET6: "IPv6"}
 _IP_RECVERR, _IPV6_RECVERR = 11, 25
 _ICMP, _ICMP6 = 2, 3  # SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_ICMP6
 
@@ -45,10 +47,15 @@ class Probe:
         self._interface = interface.encode() + b"\0"
         self._answered = answered
         self._sockets: list[socket.socket] = []
+        self._ordinary: list[socket.socket] = []
         self._resolvers: tuple[str, ...] = ()
+        self._entered: set[int] = set()  # families of which an ordinary packet has got into this tunnel
+        #: Families of which an ordinary packet is refused that used to get into the tunnel, or does if it is bound to.
+        self.refused: frozenset[str] = frozenset()
 
     def aim(self, resolvers: tuple[str, ...]) -> None:
-        """Ask these from now on: the tunnel's resolvers, as addresses."""
+        """Ask these from now on: the tunnel's resolvers, as addresses. The tunnel may be another one."""
+        self._entered.clear()
         if resolvers != self._resolvers:
             self._resolvers = resolvers
             self.close()
@@ -60,17 +67,24 @@ class Probe:
         """
         if not self._sockets:
             self._open()
-        if any(list(map(_send, self._sockets))):
-            return True
-        self.close()
-        return False
+        sent = [each for each in self._sockets if _send(each)]
+        entered = {each.family for each in sent if each in self._ordinary}
+        self._entered |= entered
+        self.refused = frozenset(
+            name
+            for family, name in _NAMES.items()
+            if family not in entered and (family in self._entered or self._enters_bound(family))
+        )
+        if not sent or self.refused:
+            self.close()
+        return bool(sent or self.refused)
 
     def close(self) -> None:
         """Give the sockets back; the next question makes new ones."""
         for each in self._sockets:
             self._loop.forget(each.fileno())
             each.close()
-        self._sockets = []
+        self._sockets, self._ordinary = [], []
 
     def _ready(self, _events: int) -> None:
         # Each of them, also after a first answer: what is left in a queue keeps the socket ready.
@@ -82,18 +96,28 @@ class Probe:
         targets += [(address, _UNREACHED_PORT, 1) for address in NOWHERE.values()]
         for address, port, hops in targets:
             try:
-                made = self._connect(address, port, hops)
+                made = self._connect(address, port, hops, bound=not hops)
             except OSError:  # no such family, no route, no interface just now
                 continue
             self._sockets.append(made)
+            self._ordinary += [made] if hops else []
             self._loop.watch(made.fileno(), EPOLLIN, self._ready)
 
-    def _connect(self, address: str, port: int, hops: int) -> socket.socket:
+    def _enters_bound(self, family: socket.AddressFamily) -> bool:
+        """Does a packet get into the tunnel that is told by name to take it?"""
+        try:
+            with self._connect(NOWHERE[family], _UNREACHED_PORT, 1, bound=True) as asker:
+                return _send(asker)
+        except OSError:
+            return False
+
+    def _connect(self, address: str, port: int, hops: int, *, bound: bool) -> socket.socket:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         made = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         try:
             with suppress(PermissionError):  # before Linux 5.7 this takes NET_RAW
-                made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self._interface)
+                if bound:
+                    made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self._interface)
             if family == socket.AF_INET6:
                 made.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
                 made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, hops or 64)

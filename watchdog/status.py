@@ -33,19 +33,30 @@ class Status(NamedTuple):
     exit_check: ExitCheck
 
 
-def reason(*, setup: str, missing: str, verdict: Verdict, remedy: str, exit_check: str) -> str:
+def reason(
+    *,
+    setup: str,
+    unsettled: str,
+    missing: str,
+    verdict: Verdict,
+    remedy: str,
+    diverted: str,
+    names: str,
+    exit_check: str,
+) -> str:
     """Why the VPN is not active, "" when it is: what stands in the way first, for the rest may come of it.
 
-    setup: why it is not right; missing: an interface that is not there; remedy: what is being done about the verdict;
-    exit_check: how it failed. Each may be "".
+    setup: why it is not right; unsettled: why repairs do not last; missing: an interface that is not there; remedy:
+    what is being done about the verdict; diverted: which packets do not get into the tunnel; names: why nobody answers
+    DNS queries; exit_check: how it failed. Each may be "".
     """
-    if setup:
-        return setup
+    if setup or unsettled:
+        return setup or unsettled
     if missing:
         return f"{missing} is gone and is being made again"
     if verdict.state != HEALTHY:
         return verdict.reason + remedy
-    return exit_check
+    return diverted or names or exit_check
 
 
 def trying(run: Run | None, servers: tuple[str, ...]) -> str:

@@ -68,6 +68,8 @@ class Pod:
     def aim(self, resolvers: tuple[str, ...]) -> None:
         pass
 
+    refused: frozenset[str] = frozenset()
+
     def ask(self) -> bool:
         return True
 

@@ -7,19 +7,24 @@ from hypothesis import strategies as st
 
 from watchdog.facts import Fingerprint
 from watchdog.policy import (
+    CALM_AFTER,
     CONFIG,
     CONFIRM,
     CONFIRM_AFTER,
+    CONTESTED,
     DRIFT,
     FIGHT_CAP,
     FIGHT_FIRST,
     FIGHT_FREE,
     FIGHT_OVER,
     FOUGHT,
+    LONG_REPAIR,
     PEER,
     RETRY,
     RETRY_CAP,
     START,
+    UNDONE_TIMES,
+    UNDONE_WITHIN,
     Policy,
     Run,
     next_server,
@@ -259,3 +264,58 @@ def test_whatever_happens_drift_is_looked_at_in_bounded_time(found: list[tuple[s
         assert at is None or at <= now + max(RETRY_CAP, FIGHT_CAP)
         if not policy.running and at is None:
             assert policy.settled
+
+
+def change_and_repair(policy: Policy, now: float) -> float:
+    """Something changes, a repair and its confirmation follow; returns when that was."""
+    policy.observed(now, BROKEN)
+    for _ in range(2):
+        at = policy.wake_at()
+        assert at is not None
+        now = max(now, at)
+        assert policy.take(now)
+        now += 0.1
+        policy.finished(now, 0, RIGHT, RIGHT)
+        if policy.wake_at() is None:
+            break
+    return now
+
+
+def test_repairs_that_are_undone_each_second_are_no_peace() -> None:
+    """Each comes too long after the repair to slow it down; and traffic is interrupted each second."""
+    policy = settled()
+    for number in range(UNDONE_TIMES):
+        assert policy.unsettled(10 + number) == ""
+        change_and_repair(policy, 10 + number)
+    end = 10 + UNDONE_TIMES
+    assert not policy.slowed
+    assert policy.unsettled(end) == CONTESTED
+    assert policy.unsettled(end + CALM_AFTER) == ""
+    assert policy.unsettled(end + CALM_AFTER + 100) == ""
+
+
+def test_changes_now_and_then_are_no_fight() -> None:
+    policy = settled()
+    for number in range(20):
+        at = 10 + number * (UNDONE_WITHIN / (UNDONE_TIMES - 1) + 0.5)
+        change_and_repair(policy, at)
+        assert policy.unsettled(at + 0.3) == ""
+
+
+def test_repairs_that_are_slowed_down_are_red_until_the_fight_is_over() -> None:
+    policy = settled()
+    now = 10.0
+    while not policy.slowed:
+        now = change_and_repair(policy, now) + 0.01
+    assert policy.unsettled(now) == CONTESTED
+    while policy.slowed:
+        now = change_and_repair(policy, now + FIGHT_CAP)
+    assert policy.unsettled(now + CALM_AFTER + 1) == ""
+
+
+def test_a_repair_that_does_not_end_is_red() -> None:
+    policy = settled()
+    policy.observed(10, BROKEN)
+    assert policy.take(10)
+    assert policy.unsettled(11) == ""
+    assert policy.unsettled(10 + LONG_REPAIR) == "a repair (rules, firewall) has taken 2 s so far"

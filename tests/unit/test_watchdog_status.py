@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -21,15 +22,21 @@ SILENT = Verdict(DOUBTFUL, "nothing heard for 6 s from 203.0.113.51:51820")
 
 
 def test_what_stands_in_the_way_first_is_the_reason() -> None:
-    def why(setup: str = "", missing: str = "", verdict: Verdict = WELL, exit_check: str = "") -> str:
-        remedy = "; trying server 2 of 3"
-        return status.reason(setup=setup, missing=missing, verdict=verdict, remedy=remedy, exit_check=exit_check)
-
-    assert why() == ""
-    assert why("no permission", "wg0", SILENT, "wrong exit") == "no permission"
-    assert why("", "wg0", SILENT, "wrong exit") == "wg0 is gone and is being made again"
-    assert why("", "", SILENT, "wrong exit") == f"{SILENT.reason}; trying server 2 of 3"
-    assert why("", "", WELL, "wrong exit") == "wrong exit"
+    obstacles = {
+        "setup": "no permission",
+        "unsettled": "something fights",
+        "missing": "wg0",
+        "verdict": SILENT,
+        "diverted": "IPv4 packets do not get in",
+        "names": "no forwarder",
+        "exit_check": "wrong exit",
+    }
+    words = {"missing": "wg0 is gone and is being made again", "verdict": f"{SILENT.reason}; trying server 2 of 3"}
+    clear: dict[str, Any] = {**dict.fromkeys(obstacles, ""), "verdict": WELL}
+    assert status.reason(remedy="; trying server 2 of 3", **clear) == ""
+    for name in reversed(obstacles):
+        clear[name] = obstacles[name]
+        assert status.reason(remedy="; trying server 2 of 3", **clear) == words.get(name, obstacles[name])
 
 
 @pytest.mark.parametrize(
