@@ -123,7 +123,7 @@ from init_wg import rtchange
 ours = "".join(source.read_text() for source in pathlib.Path(rtchange.__file__).parent.glob("*.py"))
 for name in sorted(set(re.findall(r'messages\\("([\\w.]+)"\\)', ours))):
     rtchange.messages(name)
-assert {"pyroute2.netlink.rtnl.rtmsg", "pyroute2.netlink.generic.wireguard"} <= set(sys.modules)
+assert "pyroute2.netlink.rtnl.rtmsg" in sys.modules
 for name, module in sys.modules.items():
     if name.partition(".")[0] == "pyroute2":
         print(module.__spec__.origin)

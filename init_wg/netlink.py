@@ -1,7 +1,7 @@
 """Netlink itself: a socket that dumps and requests, and the attributes in its messages (linux/netlink.h).
 
 The standard library's `struct` is enough to read the kernel: a check must be quick, and costs the watchdog and its
-children nothing but this. What is written is encoded elsewhere: see rtchange.
+children nothing but this. Links, addresses, routes and rules are encoded elsewhere: see rtchange.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ NETLINK_ROUTE, NETLINK_NETFILTER, NETLINK_GENERIC = 0, 12, 16
 HEADER = struct.Struct("=IHHII")
 _REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
 _ERROR, _DONE, _DUMP_INTERRUPTED = 0x2, 0x3, 0x10
-_NESTED = 0x3FFF  # the two highest bits of an attribute's type are flags
+_NESTED = 0x8000  # NLA_F_NESTED: without it the kernel refuses an attribute that is made of attributes
+_TYPE = 0x3FFF  # the two highest bits of an attribute's type are flags
 _GET_GENERATION = 10 << 8 | 16  # NFNL_SUBSYS_NFTABLES, NFT_MSG_GETGEN
 _AT_ONCE = 128  # requests: were all of them refused, the answers would still fit into a socket's receive buffer
 
@@ -142,8 +143,18 @@ def attribute_list(data: bytes, offset: int = 0) -> Iterator[tuple[int, bytes]]:
         length, kind = struct.unpack_from("=HH", data, offset)
         if length < 4:
             return
-        yield kind & _NESTED, data[offset + 4 : offset + length]
+        yield kind & _TYPE, data[offset + 4 : offset + length]
         offset += (length + 3) & ~3
+
+
+def attribute(kind: int, value: bytes) -> bytes:
+    """One attribute, padded so that another may follow."""
+    return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
+
+
+def nested(kind: int, *parts: bytes) -> bytes:
+    """An attribute that is made of attributes."""
+    return attribute(_NESTED | kind, b"".join(parts))
 
 
 def number(data: bytes) -> int:

@@ -8,12 +8,11 @@ imported when there is something to write.
 from __future__ import annotations
 
 import socket
-import struct
 import sys
 from typing import TYPE_CHECKING, Any
 
 from init_wg.errors import KernelError
-from init_wg.netlink import HEADER, index, number
+from init_wg.netlink import HEADER, attribute, index, number
 from init_wg.rtnetlink import KINDS, NH_ID, ONLINK, RULE_INVERT, bits
 from init_wg.state import INET, INET6, Address, Route, Rule
 
@@ -92,7 +91,7 @@ def add_routes(kernel: Socket, routes: list[Route]) -> list[int]:
         shape = route[:2] + route[3:]  # all but the destination
         if shape not in shapes:
             body = _route_message(route)
-            at = body.index(struct.pack("=HH", 4 + len(packed), 1) + packed, 12) + 4  # RTA_DST
+            at = body.index(attribute(1, packed), 12) + 4  # RTA_DST
             shapes[shape] = body[2:at], body[at + len(packed) :]
         before, after = shapes[shape]
         bodies.append(bytes((route.family, int(length))) + before + packed + after)  # struct rtmsg begins with these
@@ -157,9 +156,7 @@ def write_rule(kernel: Socket, rule: Rule, *, add: bool) -> None:
 
 def _raw(other: tuple[tuple[int, bytes], ...]) -> bytes:
     """Attributes as they came from the kernel."""
-    return b"".join(
-        struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4) for kind, value in other if kind
-    )
+    return b"".join(attribute(kind, value) for kind, value in other if kind)
 
 
 def write(

@@ -15,7 +15,16 @@ import struct
 from typing import NamedTuple
 
 from init_wg import device as wireguard
-from init_wg.netlink import NETLINK_NETFILTER, NETLINK_ROUTE, Socket, attribute_list, attributes, generation, text
+from init_wg.netlink import (
+    NETLINK_NETFILTER,
+    NETLINK_ROUTE,
+    Socket,
+    attribute,
+    attribute_list,
+    attributes,
+    generation,
+    text,
+)
 from init_wg.sealed import TABLE
 from watchdog.health import PeerFacts
 from watchdog.metrics import PeerMetrics
@@ -122,7 +131,7 @@ def counters(chain: str) -> tuple[int, ...]:
     "refuse": all that was refused, TCP and then everything else; "refuse_name": DNS among it; "names": queries that
     were redirected. Read as nft does (NFTA_RULE_EXPRESSIONS, "counter"). Raises OSError.
     """
-    body = bytes([_INET, 0, 0, 0]) + _attribute(1, TABLE.encode() + b"\0") + _attribute(2, chain.encode() + b"\0")
+    body = bytes([_INET, 0, 0, 0]) + attribute(1, TABLE.encode() + b"\0") + attribute(2, chain.encode() + b"\0")
     try:
         with Socket(NETLINK_NETFILTER) as kernel:
             rules = kernel.dump(_NFTABLES | _GET_RULES, body)
@@ -138,10 +147,6 @@ def counters(chain: str) -> tuple[int, ...]:
             if text(parts.get(1, b"")) == "counter":
                 counted.append(int.from_bytes(attributes(parts.get(2, b"")).get(2, b""), "big"))
     return tuple(counted)
-
-
-def _attribute(kind: int, value: bytes) -> bytes:
-    return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
 
 
 def carrier(reading: Reading | None) -> PeerFacts | None:

@@ -6,20 +6,19 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ipaddress import ip_address
 from pathlib import Path
-from typing import cast
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from init_wg import device, netlink, rtchange, wireguard, wireguard_go
+from init_wg import device, netlink, rtchange, wireguard, wireguard_go, wireguard_kernel
 from init_wg.errors import KernelError
 from init_wg.secret import Secret
 from init_wg.state import FWMARK, TUN, Device, Peer
 from init_wg.wireguard import Change, Traffic
 from init_wg.wireguard_kernel import _peer as _kernel_peer
-from init_wg.wireguard_kernel import _peer_attributes as _kernel_peer_attributes
 from tests.unit import build
 
 PEER = Peer(build.SERVER, build.PRESHARED, build.ENDPOINT, frozenset(["0.0.0.0/0", "::/0"]), 25)
@@ -79,26 +78,88 @@ peers = st.builds(
 )
 
 
-class Wire:
-    """Keeps what is sent."""
+secrets = st.binary(min_size=32, max_size=32).map(wireguard.base64)
+changes = st.builds(
+    Change,
+    private_key=st.none() | secrets.map(Secret),
+    listen_port=st.none() | st.integers(0, 65535),
+    fwmark=st.none() | st.integers(0, 2**32 - 1),
+    removed=st.lists(secrets, max_size=2).map(tuple),
+    peers=st.lists(peers, max_size=2).map(tuple),
+)
 
-    body = b""
 
-    def request(self, message_type: int, flags: int, body: bytes) -> None:
-        self.body = body
+@settings(max_examples=60, deadline=None)
+@given(change=changes)
+def test_the_messages_to_the_kernel_are_pyroute2s_own(change: Change) -> None:
+    wanted = [
+        ("PRIVATE_KEY", change.private_key),
+        ("LISTEN_PORT", change.listen_port),
+        ("FWMARK", change.fwmark),
+    ]
+    told: list[list[tuple[str, object]]] = [
+        [(f"WGDEVICE_A_{key}", value) for key, value in wanted if value is not None]
+    ]
+    told += [[("WGDEVICE_A_PEERS", [{"attrs": [*_key(key), ("WGPEER_A_FLAGS", 1)]}])] for key in change.removed]
+    told += [[("WGDEVICE_A_PEERS", [{"attrs": _attributes(peer)}])] for peer in change.peers]
+    assert list(wireguard_kernel.messages("wg0", change)) == [_pyroute2("wg0", part) for part in told if part]
+
+
+def _key(key: str) -> list[tuple[str, object]]:
+    return [("WGPEER_A_PUBLIC_KEY", key)]
+
+
+def _attributes(peer: Peer) -> list[tuple[str, object]]:
+    networks = [(network, *network.split("/")) for network in sorted(peer.allowed_ips)]
+    allowed = [
+        {
+            "attrs": [
+                ("WGALLOWEDIP_A_FAMILY", 10 if ":" in network else 2),
+                ("WGALLOWEDIP_A_IPADDR", ip_address(address).packed),
+                ("WGALLOWEDIP_A_CIDR_MASK", int(length)),
+            ]
+        }
+        for network, address, length in networks
+    ]
+    host, port = peer.endpoint or ("", 0)
+    return [
+        *_key(peer.public_key),
+        ("WGPEER_A_FLAGS", 2),  # WGPEER_F_REPLACE_ALLOWEDIPS: "peers are set whole"
+        ("WGPEER_A_PRESHARED_KEY", peer.preshared_key or wireguard.NO_KEY),
+        ("WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL", peer.keepalive),
+        *([("WGPEER_A_ENDPOINT", {"addr": host, "port": port})] if peer.endpoint else []),
+        ("WGPEER_A_ALLOWEDIPS", allowed),
+    ]
+
+
+def _pyroute2(name: str, attributes: list[tuple[str, object]]) -> bytes:
+    message = rtchange.messages("generic.wireguard").wgmsg()
+    message["cmd"], message["version"] = 1, 1
+    message["attrs"] = [("WGDEVICE_A_IFNAME", name), *attributes]
+    message.encode()
+    return bytes(message.data[netlink.HEADER.size :])
 
 
 @settings(max_examples=60, deadline=None)
 @given(peer=peers)
 def test_any_peer_comes_back_from_the_kernels_language(peer: Peer) -> None:
-    wire = Wire()
-    message = rtchange.messages("generic.wireguard").wgmsg()
-    attributes = [("WGDEVICE_A_PEERS", [{"attrs": _kernel_peer_attributes(peer)}])]
-    rtchange.write(cast(netlink.Socket, wire), 0, 0, message, attributes)
-    ((_, encoded),) = netlink.attribute_list(netlink.attributes(wire.body, 4)[8])
-    fields = netlink.attributes(encoded)
-    assert _kernel_peer(fields) == (peer, Traffic(0, 0, 0))
-    assert netlink.number(fields[3]) == 2  # WGPEER_F_REPLACE_ALLOWEDIPS: "peers are set whole"
+    (body,) = wireguard_kernel.messages("wg0", NOTHING._replace(peers=(peer,)))
+    ((_, encoded),) = netlink.attribute_list(netlink.attributes(body, 4)[8])
+    assert _kernel_peer(netlink.attributes(encoded)) == (peer, Traffic(0, 0, 0))
+
+
+def test_a_peer_with_thousands_of_networks_is_told_in_parts() -> None:
+    """An attribute has at most 64 KiB; only the first part replaces what is there."""
+    networks = frozenset(f"2001:db8::{n + 1:x}/128" for n in range(2500))
+    bodies = list(wireguard_kernel.messages("wg0", NOTHING._replace(peers=(PEER._replace(allowed_ips=networks),))))
+    told = []
+    for body in bodies:
+        assert len(body) < 1 << 16
+        ((_, encoded),) = netlink.attribute_list(netlink.attributes(body, 4)[8])
+        fields = netlink.attributes(encoded)
+        told.append((netlink.number(fields[3]), _kernel_peer(fields)[0].allowed_ips))
+    assert [flags for flags, _ in told] == [2, 0, 0]
+    assert frozenset().union(*(some for _, some in told)) == networks
 
 
 # --- wireguard-go's language -------------------------------------------------------------------------------------
