@@ -18,8 +18,10 @@ def main() -> None:
     gc.disable()  # a short life leaves nothing to collect, and looking for it costs a tenth of the imports
     arguments = sys.argv[1:]
     word = arguments[0] if arguments and arguments[0] in _WORDS else "up" if not arguments else ""
-    # Whatever follows them: `up --server x` too has to be sealed first, and refused in the node's own network.
-    status = _sealed(arguments) if word in ("up", "lockdown", "hold") else None
+    # Whatever follows them: `up --server x` too has to be sealed first, and refused in the node's own network. But
+    # who asks what a command does has not asked for it.
+    asked = arguments[-1:] in (["--help"], ["-h"])
+    status = _sealed(arguments) if word in ("up", "lockdown", "hold") and not asked else None
     if status is None:
         from init_wg import cli
 

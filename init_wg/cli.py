@@ -8,23 +8,71 @@ import sys
 from init_wg import __version__, log
 from init_wg.errors import DONE, ConfigError, InitWgError, KernelError, VerifyError
 
-USAGE = """\
-usage: init-wg [COMMAND]
-
-  up [--server NAME]   seal the pod, set up the tunnel, verify, exit (without a command: up)
-  lockdown             only seal the pod
-  hold                 seal the pod, then stay until told to end: for the container that owns a stack's network
-  check                what differs from what should be there (exit status 5: something does)
-  check FILE           is this configuration file right, and what would it set up? Needs no privilege
-  status [--json]      what is there now
-  names                run the DNS forwarder, if DNS_MODE needs one (the watchdog does this; exit status 0: not needed)
-  down                 take everything away: the pod is open then
-  --version, --help
-
+#: How each command is called, and what it does.
+COMMANDS = {
+    "up": (
+        "up [--server NAME]",
+        """seal the pod, set up the tunnel, verify, exit (without a command: up)
+Servers are tried in the order of their files' names; --server NAME (a file's name without .conf) begins with
+that one, and demands that it answers now.""",
+    ),
+    "lockdown": (
+        "lockdown",
+        """only seal the pod
+Nothing leaves it until `up` has set up the tunnel. A kill-switch that is in place is left as it is.""",
+    ),
+    "hold": (
+        "hold",
+        """seal the pod, then stay until told to end: for the container that owns a stack's network
+SIGTERM ends it; the kill-switch stays as long as the network does.""",
+    ),
+    "check": (
+        "check",
+        """what differs from what should be there (exit status 5: something does)
+Changes nothing.""",
+    ),
+    "check FILE": (
+        "check FILE",
+        """is this configuration file right, and what would it set up? Needs no privilege
+Works anywhere. Keys are not shown.""",
+    ),
+    "status": (
+        "status [--json]",
+        """what is there now
+For people, or with --json for programs. Keys are not shown.""",
+    ),
+    "names": (
+        "names",
+        """run the DNS forwarder, if DNS_MODE needs one (the watchdog does this; exit status 0: not needed)
+It stays in the foreground.""",
+    ),
+    "down": (
+        "down",
+        """take everything away: the pod is open then
+Only ever on request: nothing else takes the kill-switch away.""",
+    ),
+}
+_ENDING = """\
 exit status: 0 done; 2 wrong configuration or usage; 3 the kernel or a permission said no;
              4 no handshake in time; 5 applied but read back different
 settings come from the environment; the README lists them
 """
+USAGE = (
+    "usage: init-wg [COMMAND]\n\n"
+    + "".join(f"  {form:<20} {words.partition(chr(10))[0]}\n" for form, words in COMMANDS.values())
+    + "  --version, --help    also COMMAND --help\n\n"
+    + _ENDING
+)
+
+
+def usage(command: str) -> str:
+    """What `init-wg COMMAND --help` prints."""
+    told = [
+        f"usage: init-wg {form}\n\n{words}\n\n"
+        for name, (form, words) in COMMANDS.items()
+        if name.split()[0] == command
+    ]
+    return "".join(told) + _ENDING
 
 
 def run(arguments: list[str]) -> int:
@@ -46,6 +94,8 @@ def run(arguments: list[str]) -> int:
 
 def _run(arguments: list[str]) -> int:
     match arguments or ["up"]:
+        case [command, *_, "--help" | "-h"] if command in COMMANDS:
+            print(usage(command), end="")
         case ["up"]:
             return _up(None)
         case ["up", "--server", name]:

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import Any, NamedTuple
 
-from . import wgfile, wgtext
+from . import wgfile, wgtext, wgvalue
 from .errors import ConfigError
 from .secret import Secret
 
@@ -75,16 +75,30 @@ def servers(path: str) -> tuple[str, ...]:
         raise ConfigError(f"{where}: no permission to list it: correct its owner or mode") from None
     except (OSError, ValueError):  # ValueError: a NUL in the name
         raise ConfigError(f"{where}: cannot be listed: check the path and the volume it is on") from None
-    found = tuple(file for file in (os.path.join(path, name) for name in names) if not os.path.isdir(file))
+    files = tuple(os.path.join(path, name) for name in names)
+    found = tuple(file for file in files if not os.path.isdir(file))
     if not found:
-        raise ConfigError(f"{where}: a folder without *.conf: put a WireGuard configuration in it, as in wg0.conf")
+        raise ConfigError(wgtext.folder(files[0]) if files else _no_servers(path))
     return found
+
+
+def _no_servers(path: str) -> str:
+    """What to do about a folder without *.conf, by what is there instead."""
+    where = wgtext.shown(path)
+    there = sorted(name for name in os.listdir(path) if not name.startswith("."))
+    if not there and path.rstrip("/").endswith(".conf"):
+        return wgtext.folder(path)
+    what = f"{where}: a folder without *.conf: put a WireGuard configuration in it, as in wg0.conf"
+    if not there:
+        return what
+    named = ", ".join(wgtext.shown(name)[:40] for name in there[:5])
+    return f"{what}; there is {named}: the name of the file, or of the Secret's key, has to end in .conf"
 
 
 def load(path: str) -> Tunnel:
     """Read and validate one file. Raises ConfigError whose text has file:line and what to do."""
     text, mode = wgtext.read(path, _missing(path))
-    interface, peers, hooks = wgfile.sections(text, path)
+    interface, peers, hooks = _sections(text, path)
     addresses = _addresses(interface, path)
     _refuse_small_mtu(interface, addresses, path)
     _refuse_overlaps(peers, path)
@@ -99,8 +113,20 @@ def load(path: str) -> Tunnel:
         mtu=interface.one("MTU"),
         listen_port=interface.one("ListenPort"),
         peers=tuple(_peer(peer) for peer in peers),
-        notices=tuple(_notices(interface, hooks, path, mode)),
+        notices=tuple(_notices(interface, peers, hooks, path, mode)),
     )
+
+
+def _sections(text: str, path: str) -> tuple[wgfile.Section, list[wgfile.Section], dict[str, list[int]]]:
+    """A file of another kind is called by its name, instead of by the first line that is wrong in it."""
+    try:
+        return wgfile.sections(text, path)
+    except ConfigError:
+        from . import other_formats
+
+        if what := other_formats.text(text):
+            raise ConfigError(f"{wgtext.shown(path)}: {what}") from None
+        raise
 
 
 def refuse_own_key(tunnel: Tunnel) -> None:
@@ -185,25 +211,42 @@ def _refuse_overlaps(peers: list[wgfile.Section], path: str) -> None:
         elif number != owner:
             first, second = sorted((line, own_line))
             what = f"AllowedIPs overlap those of another peer in line {first}: keep them in one peer"
+            if network.prefixlen <= 1:
+                what += "; for fail-over, write each server into a file of its own, all in one folder (WG_CONFIG)"
             wgtext.fail(path, second, what)
 
 
-def _notices(interface: wgfile.Section, hooks: dict[str, list[int]], path: str, mode: int) -> list[str]:
+def _notices(
+    interface: wgfile.Section, peers: list[wgfile.Section], hooks: dict[str, list[int]], path: str, mode: int
+) -> list[str]:
     """What is in the file and has no effect, and who else can read it."""
     where = wgtext.shown(path)
     found = []
-    if hooks:
-        named = ", ".join(_with_lines(name, lines) for name, lines in hooks.items())
-        found.append(f"{where}: ignored: {named}: init-wg runs no commands, and has a kill-switch of its own")
+    for names, why in (
+        (wgfile.HOOKS, "init-wg runs no commands, and has a kill-switch of its own"),
+        (wgfile.APPLICATIONS, "the whole pod uses the tunnel"),
+    ):
+        if named := ", ".join(_with_lines(name, lines) for name, lines in hooks.items() if name in names):
+            found.append(f"{where}: ignored: {named}: {why}")
     for name, why in IGNORED.items():
         if name in interface.items and (name, interface.one(name)) != ("FwMark", OWN_MARK):
             found.append(f"{where}: ignored: {_with_lines(name, interface.lines(name))}: {why}")
     if "Address" in interface.items and os.path.exists(_address_file(path)):
         beside = wgtext.shown(_address_file(path))
         found.append(f"{beside}: ignored: {where} has an Address of its own")
+    found += [
+        f"{where}:{peer.lines('Endpoint')[0]}: Endpoint is in this pod: what listens there (an obfuscator) leaves the "
+        "pod only for addresses in BYPASS_CIDRS; the kill-switch refuses all else that is not in the tunnel"
+        for peer in peers
+        if _is_loopback(peer.one("Endpoint")[0])
+    ]
     if mode & READABLE_BY_ALL:
         found.append(f"{where}: everybody can read this file and the key in it: set its mode to 0400")
     return found
+
+
+def _is_loopback(host: str) -> bool:
+    return host == "::1" or (host.startswith("127.") and not host.strip(wgvalue.DIGITS + "."))
 
 
 def _with_lines(name: str, lines: list[int]) -> str:

@@ -48,10 +48,18 @@ KEYS = {
     "AllowedIPs": Key(PEER, wgvalue.network, many=True, needed=True),
     "PersistentKeepalive": Key(PEER, wgvalue.keepalive),
 }
-# Commands are noted and nothing more: their text goes nowhere, not even to wgconfig.
+# Commands and the like are noted and nothing more: their text goes nowhere, not even to wgconfig.
 HOOK = Key(INTERFACE, str)
 
-NAMES = {name.lower(): name for name in (*KEYS, *HOOKS)}
+# What Amnezia's fork of WireGuard has beside these; its servers answer to nothing else.
+AMNEZIA = frozenset(
+    "jc jmin jmax s1 s2 s3 s4 h1 h2 h3 h4 i1 i2 i3 i4 i5 j1 j2 j3 itime advancedsecurity".split()  # noqa: SIM905
+)
+# Which programs of a phone use the tunnel (wireguard-android): here the whole pod does.
+APPLICATIONS = ("IncludedApplications", "ExcludedApplications")
+QUOTES = "\"'`"
+
+NAMES = {name.lower(): name for name in (*KEYS, *HOOKS, *APPLICATIONS)}
 SECTIONS = {name.lower(): name for name in (INTERFACE, PEER)}
 
 WHY_NEEDED = {
@@ -98,7 +106,7 @@ class Section(NamedTuple):
 
 
 def sections(text: str, file: str) -> tuple[Section, list[Section], dict[str, list[int]]]:
-    """The [Interface], the [Peer]s in their order, and the lines of each hook; all checked and read."""
+    """The [Interface], the [Peer]s in their order, and the lines of what is ignored; all checked and read."""
     found, hooks = _scan(text, file)
     _check_form(found, file)
     # "Interface" sorts before "Peer", and peers keep their order: wgconfig's order too.
@@ -137,7 +145,7 @@ def _scan(text: str, file: str) -> tuple[list[Section], dict[str, list[int]]]:
         belongs = KEYS.get(name, HOOK).section
         if section.name != belongs:
             fail(file, line, f"{name} stands below [{section.name}]: move it below [{belongs}]")
-        if name in HOOKS:
+        if name not in KEYS:
             hooks.setdefault(name, []).append(line)
         else:
             _add(section, name, value, line, file)
@@ -149,19 +157,42 @@ def _scan(text: str, file: str) -> tuple[list[Section], dict[str, list[int]]]:
 def _section_name(content: str, line: int, file: str) -> str:
     name = SECTIONS.get(content[1:-1].lower())
     if name is None or content[-1] != "]":
-        fail(file, line, "an unknown section: only [Interface] and [Peer] are known, alone on their line")
+        from .other_formats import SECTIONS as OTHERS
+
+        whose = OTHERS.get(content[1:-1].lower(), "")
+        of = f"; this may be a file of {whose}" if whose else ""
+        fail(file, line, f"an unknown section: only [Interface] and [Peer] are known, alone on their line{of}")
     return name
 
 
 def _key_name(content: str, line: int, file: str) -> tuple[str, str]:
     """The known key of a line, and its text. wgconfig would take any line at all for a key."""
     word, equals, value = (part.strip(" \t") for part in content.partition("="))
+    if not equals and NAMES.get(content.partition(":")[0].strip(" \t").lower()):
+        fail(file, line, "not a 'Key = value' line: write '=' instead of the colon")
     if not equals:
         fail(file, line, "not a 'Key = value' line: correct it, or put # before it if it is a comment")
     name = NAMES.get(word.lower())
+    if word.lower() in AMNEZIA and value:
+        fail(
+            file,
+            line,
+            f"{word} belongs to AmneziaWG, which is not supported: get a plain WireGuard file for this server; "
+            "without these lines it would not answer",
+        )
+    if name is None and not word.isascii():
+        fail(file, line, f"unknown key: it has {_not_ascii(word)}, which is not ASCII: write the line anew by hand")
     if name is None:
         fail(file, line, f"unknown key{_repeatable(word, value)}: correct it, delete it, or put # before it")
     return name, value
+
+
+def _not_ascii(text: str) -> str:
+    """The first character that looks like another one, by its name: many look like nothing at all."""
+    from unicodedata import name
+
+    character = next(character for character in text if not character.isascii())
+    return f"U+{ord(character):04X} {name(character, 'without a name')}"
 
 
 def _repeatable(word: str, value: str) -> str:
@@ -189,7 +220,11 @@ def _split(value: str, name: str, line: int, file: str) -> list[str]:
     if not value:
         fail(file, line, f"{name} has no value: add one, or delete the line")
     if not value.isascii():
-        fail(file, line, f"{name} has a character that is not ASCII: write the value anew by hand")
+        fail(
+            file, line, f"{name} has a character that is not ASCII ({_not_ascii(value)}): write the value anew by hand"
+        )
+    if value[0] in QUOTES or value[-1] in QUOTES:
+        fail(file, line, f"{name} has quotation marks around its value: delete them")
     parts = [part.strip(" \t") for part in value.split(",")]
     if not all(parts):
         fail(file, line, f"{name} has a comma with nothing beside it: delete the comma")
@@ -207,13 +242,21 @@ def _check_form(found: list[Section], file: str) -> None:
         raise ConfigError(f"{shown(file)}: no [Interface] section: add it, with your PrivateKey and Address")
     if len(interfaces) > 1:
         first, second = (section.line for section in interfaces[:2])
-        fail(file, second, f"a second [Interface], the first is in line {first}: keep one of the two")
+        fail(
+            file,
+            second,
+            f"a second [Interface], the first is in line {first}: keep one of the two, or write each server into a "
+            "file of its own",
+        )
     if not peers:
         raise ConfigError(f"{shown(file)}: no [Peer] section: add it, with PublicKey, Endpoint, AllowedIPs")
     for section in found:
         for name, key in KEYS.items():
             if key.needed and key.section == section.name and name not in section.items:
-                fail(file, section.line, f"this [{section.name}] has no {name}: {WHY_NEEDED[name]}")
+                why = WHY_NEEDED[name]
+                if name == "Endpoint" and "ListenPort" in interfaces[0].items:
+                    why += "; with a ListenPort, this may be the server's own file: use the client's"
+                fail(file, section.line, f"this [{section.name}] has no {name}: {why}")
     _refuse_twins(peers, file)
 
 
@@ -282,4 +325,12 @@ def _read(item: Item, name: str, file: str) -> Item:
     try:
         return item._replace(value=KEYS[name].parse(item.text))
     except wgvalue.BadValueError as bad:
+        if _is_placeholder(item.text):
+            fail(file, item.line, f"{name} has a placeholder (<...>, ${{...}} and the like): put the real value there")
         fail(file, item.line, f"{name} {bad}")
+
+
+def _is_placeholder(text: str) -> bool:
+    """What templates leave where a value belongs; only asked of what could not be read."""
+    words = ("your", "replace", "change", "insert", "example", "placeholder", "redacted", "hidden", "xxxx", "todo")
+    return text.startswith(("<", "${", "$(", "{{", "{%", "%", "...", "***", "__")) or text.lower().startswith(words)

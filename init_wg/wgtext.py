@@ -26,21 +26,37 @@ def shown(path: str) -> str:
     return "".join(char if char.isprintable() else "?" for char in path)
 
 
+def folder(path: str) -> str:
+    """The sentence for a folder where a file should be."""
+    return (
+        f"{shown(path)}: a folder, not a file: what is mounted here is a folder, which Docker makes where the file of "
+        "a bind mount is missing; delete it, put the file in its place, and create the container anew"
+    )
+
+
 def read(path: str, missing: str) -> tuple[str, int]:
     """The text of a small regular file, and its mode. The only place where file contents are read."""
     data, mode = _bytes(path, missing)
     if b"\0" in data:
-        line = data.count(b"\n", 0, data.index(b"\0")) + 1
-        fail(path, line, "NUL bytes, so a binary file or UTF-16: name the right file, or save it as UTF-8")
+        what = "NUL bytes, so a binary file or UTF-16: name the right file, or save it as UTF-8"
+        _fail_as(path, data, data.index(b"\0"), what)
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        fail(path, line, "not UTF-8 text: name the right file, or save it as UTF-8")
+        _fail_as(path, data, error.start, "not UTF-8 text: name the right file, or save it as UTF-8")
     # Windows editors put a byte order mark first and carriage returns before each line's end.
     text = text.removeprefix("\ufeff").replace("\r\n", "\n")
     _refuse_control_characters(path, text)
     return text, mode
+
+
+def _fail_as(path: str, data: bytes, at: int, otherwise: str) -> NoReturn:
+    """With what the file is, if it is something that people mount by mistake."""
+    from . import other_formats
+
+    what = other_formats.data(data)
+    sign = "NUL bytes" if data[at] == 0 else "not UTF-8 text"
+    fail(path, data.count(b"\n", 0, at) + 1, f"{sign}: {what}" if what else otherwise)
 
 
 def _bytes(path: str, missing: str) -> tuple[bytes, int]:
@@ -50,7 +66,7 @@ def _bytes(path: str, missing: str) -> tuple[bytes, int]:
         # Before open(), which would wait at a FIFO, and set things going in some devices.
         status = os.stat(path)
         if stat.S_ISDIR(status.st_mode):
-            raise ConfigError(f"{where}: a folder, not a file: name one of the files in it")
+            raise ConfigError(folder(path))
         if not stat.S_ISREG(status.st_mode):
             raise ConfigError(f"{where}: not a regular file: put the configuration in one")
         if status.st_size > LARGEST:
@@ -75,6 +91,8 @@ def _refuse_control_characters(file: str, text: str) -> None:
     for char in text:
         if char == "\n":
             line += 1
+        elif char == "\r":
+            fail(file, line, "a control character (a carriage return): save the file with Unix or Windows line ends")
         elif (char < " " and char != "\t") or "\x7f" <= char <= "\x9f":
             fail(file, line, "a control character: delete it, or write the line anew in a text editor")
 

@@ -118,6 +118,8 @@ def endpoint(text: str) -> tuple[str, int]:
         raise BadValueError("has several colons: write an IPv6 address in brackets, as in [2001:db8::1]:51820")
     if _ends_in_number(host):
         return str(_remote(_ipv4(host))), service
+    if host.lower().removesuffix(".") == "localhost":  # no resolver may say otherwise (RFC 6761, section 6.3)
+        return "127.0.0.1", service
     if not _is_name(host):
         raise BadValueError("names an impossible host: write an IP address or a host name, a colon and the port")
     return host, service

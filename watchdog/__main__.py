@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 
-from init_wg import log
+from init_wg import __version__, log
 from init_wg.errors import ConfigError
 from watchdog import settings
 from watchdog.keeper import Keeper
@@ -16,8 +16,23 @@ _PR_SET_CHILD_SUBREAPER = 36
 _END = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
+USAGE = """\
+usage: init-wg-watchdog
+
+Serves :9999, watches the tunnel, and runs `init-wg up` whenever something is not as it should be. It stays until
+told to end: SIGTERM ends it, SIGHUP makes it read the configuration again.
+
+  --version, --help
+
+exit status: 0 ended by a signal; 2 wrong settings or usage
+settings come from the environment; the README lists them
+"""
+
+
 def main() -> int:
     """Entry point of `init-wg-watchdog` and `python -m watchdog`. 0: ended by a signal; 2: wrong settings."""
+    if arguments := sys.argv[1:]:
+        return _told(arguments)
     try:
         found = settings.read(os.environ)
     except ConfigError as error:
@@ -41,6 +56,19 @@ def main() -> int:
     loop.run()
     keeper.stop()
     return 0
+
+
+def _told(arguments: list[str]) -> int:
+    """It takes no words but those that ask about itself."""
+    if arguments in (["--help"], ["-h"], ["help"]):
+        sys.stdout.write(USAGE)
+        return 0
+    if arguments == ["--version"]:
+        sys.stdout.write(f"init-wg-watchdog {__version__}\n")
+        return 0
+    sys.stderr.write(USAGE)
+    log.error(f"usage: {' '.join(arguments)[:80]!a} is no option of init-wg-watchdog")
+    return ConfigError.exit_code
 
 
 def _mistake(error: Exception) -> None:

@@ -236,7 +236,7 @@ FILES: dict[str, Case] = {
         lambda file: (without("Address")(file), file.with_suffix(".address").write_text("10.64.1.2/32\nhere\n")),
         r"/wg0\.address:2: Address has",
     ),
-    "a folder without *.conf": Case(a_folder, r"{}: a folder without \*\.conf"),
+    "a folder where the file should be": Case(a_folder, r"{}: a folder, not a file: .*bind mount"),
 }
 
 
@@ -381,6 +381,14 @@ def test_an_unknown_command_does_nothing(pod: Lab, words: tuple[str, ...]) -> No
     ended = pod.init_wg(*words, check=False)
     one_clear_line(ended, 2, r"usage: .* is no command of init-wg")
     assert "up [--server NAME]" in ended.stderr
+    assert everything(pod) == before
+
+
+@pytest.mark.parametrize("words", [("up", "--help"), ("lockdown", "-h"), ("hold", "--help"), ("down", "--help")])
+def test_asking_what_a_command_does_does_nothing(pod: Lab, words: tuple[str, ...]) -> None:
+    before = everything(pod)
+    ended = pod.pod.run([*WITHOUT_NET_ADMIN, *UP[:-1], *words], env=pod.pod_env)
+    assert ended.stdout.startswith(f"usage: init-wg {words[0]}")
     assert everything(pod) == before
 
 

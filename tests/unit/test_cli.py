@@ -48,6 +48,16 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"\n  {word}" in cli.USAGE
 
 
+@pytest.mark.parametrize("option", ["--help", "-h"])
+@pytest.mark.parametrize("command", ["up", "lockdown", "hold", "check", "status", "names", "down"])
+def test_help_of_one_command(command: str, option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run([command, option]) == 0
+    shown = capsys.readouterr()
+    assert shown.out.startswith(f"usage: init-wg {command}")
+    assert "exit status: 0 done" in shown.out
+    assert shown.err == ""
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["--version"]) == 0
     assert capsys.readouterr().out == f"init-wg {__version__}\n"

@@ -377,7 +377,14 @@ MISTAKES = {
     "key of 31 bytes": Mistake(2, f"PrivateKey = {PRIVATE[:42]}==", "PrivateKey is not"),
     "private key of zeroes": Mistake(2, f"PrivateKey = {'A' * 43}=", "PrivateKey is all zeroes"),
     "public key of zeroes": Mistake(7, f"PublicKey = {'A' * 43}=", "PublicKey is all zeroes"),
-    "placeholder": Mistake(2, "PrivateKey = <your key>", "PrivateKey has 10 characters"),
+    "placeholder": Mistake(2, "PrivateKey = <your key>", "PrivateKey has a placeholder"),
+    "placeholder, a word": Mistake(7, "PublicKey = YOUR_SERVER_KEY", "PublicKey has a placeholder"),
+    "placeholder, a variable": Mistake(3, "Address = ${WG_ADDRESS}", "Address has a placeholder"),
+    "placeholder, a template": Mistake(8, "PresharedKey = {{ psk }}", "PresharedKey has a placeholder"),
+    "placeholder, a host": Mistake(10, "Endpoint = <server>:51820", "Endpoint has a placeholder"),
+    "quotes": Mistake(2, f'PrivateKey = "{PRIVATE}"', "PrivateKey has quotation marks around its value: delete"),
+    "single quotes": Mistake(4, "DNS = '10.64.0.1'", "DNS has quotation marks around its value: delete"),
+    "a quote at one end": Mistake(10, 'Endpoint = "192.0.2.1:51820', "Endpoint has quotation marks"),
     # addresses
     "multicast": Mistake(3, "Address = 224.0.0.1/32", "Address has a multicast address"),
     "IPv6 multicast": Mistake(3, "Address = ff02::1/128", "Address has a multicast address"),
@@ -468,7 +475,11 @@ MISTAKES = {
     "AllowedIPs, prefix": Mistake(9, "AllowedIPs = 0.0.0.0/33", "a prefix length from 0 to 32"),
     "AllowedIPs, short": Mistake(9, "AllowedIPs = 0/0", "AllowedIPs has something that is not an IP"),
     # structure
-    "unknown key": Mistake(4, "Jc = 4", "unknown key Jc: correct it"),
+    "unknown key": Mistake(4, "Jitter = 4", "unknown key Jitter: correct it"),
+    "AmneziaWG": Mistake(4, "Jc = 4", "Jc belongs to AmneziaWG, which is not supported: get a plain WireGuard file"),
+    "AmneziaWG, small": Mistake(4, "s1 = 4", "s1 belongs to AmneziaWG, which is not supported"),
+    "AmneziaWG 1.5": Mistake(4, "I1 = <b 0xc0ff>", "I1 belongs to AmneziaWG, which is not supported"),
+    "AmneziaWG, in a peer": Mistake(8, "AdvancedSecurity = on", "AdvancedSecurity belongs to AmneziaWG"),
     "unknown key, a value of a key": Mistake(2, f"PrivKey = {PRIVATE}", "unknown key PrivKey: correct it"),
     "unknown key, shaped as a key": Mistake(2, PRIVATE, "unknown key: correct it"),
     "unknown key, shaped as half a key": Mistake(2, f"{HALF} = {HALF}", "unknown key: correct it"),
@@ -478,12 +489,13 @@ MISTAKES = {
     "unknown key, two words": Mistake(2, f"Private {PRIVATE} = 1", "unknown key: correct it"),
     "no name": Mistake(2, f"= {PRIVATE}", "unknown key: correct it"),
     "no '='": Mistake(2, f"PrivateKey {PRIVATE[:43]}", "not a 'Key = value' line"),
-    "a colon for '='": Mistake(3, "Address: 10.0.0.1", "not a 'Key = value' line"),
+    "a colon for '='": Mistake(3, "Address: 10.0.0.1", "not a 'Key = value' line: write '=' instead of the colon"),
     "a comment of another kind": Mistake(5, "; comment", "not a 'Key = value' line"),
     "a name alone": Mistake(4, "MTU", "not a 'Key = value' line"),
     "no value": Mistake(4, "DNS =", "DNS has no value"),
     "only a comment": Mistake(2, f"PrivateKey = # {PRIVATE}", "PrivateKey has no value"),
-    "unknown section": Mistake(6, "[WireGuard]", "an unknown section: only [Interface] and [Peer]"),
+    "unknown section": Mistake(6, "[Client]", "an unknown section: only [Interface] and [Peer]"),
+    "another program's section": Mistake(6, "[WireGuardPeer]", "; this may be a file of systemd-networkd"),
     "section, no bracket": Mistake(6, "[Peer", "an unknown section"),
     "section, more text": Mistake(6, f"[Peer] PublicKey = {SERVER}", "an unknown section"),
     "section, other bracket": Mistake(6, "[Peer)", "an unknown section"),
@@ -502,10 +514,12 @@ MISTAKES = {
     "NUL": Mistake(4, "DNS = \0", "NUL bytes, so a binary file"),
     "NUL in a comment": Mistake(4, "# \0", "NUL bytes, so a binary file"),
     "escape": Mistake(4, "# \x1b[2J", "a control character: delete it"),
-    "carriage return": Mistake(4, "# a\rMTU = 9", "a control character: delete it"),
+    "carriage return": Mistake(4, "# a\rMTU = 9", "a control character (a carriage return): save the file"),
     "vertical tab": Mistake(4, "DNS = 9.9.9.9\x0bMTU = 1400", "a control character: delete it"),
     "next line": Mistake(4, "DNS = 9.9.9.9\x85MTU = 1400", "a control character: delete it"),
-    "no-break space": Mistake(4, "DNS\u00a0= 9.9.9.9", "unknown key: correct it"),
+    "no-break space": Mistake(4, "DNS\u00a0= 9.9.9.9", "unknown key: it has U+00A0 NO-BREAK SPACE"),
+    "zero-width space": Mistake(4, "\u200bDNS = 9.9.9.9", "unknown key: it has U+200B ZERO WIDTH SPACE"),
+    "smart quote": Mistake(4, "DNS = \u201c9.9.9.9\u201d", "not ASCII (U+201C LEFT DOUBLE QUOTATION MARK)"),
     "no-break space in a value": Mistake(4, "DNS =\u00a09.9.9.9", "DNS has a character that is not ASCII"),
     "line separator": Mistake(4, "DNS = 9.9.9.9\u2028", "DNS has a character that is not ASCII"),
     "second byte order mark": Mistake(6, "\ufeff[Peer]", "not a 'Key = value' line"),
@@ -580,11 +594,30 @@ def test_many_networks_take_no_time(tmp_path: Path) -> None:
         (b"[Peer]\n", ": no [Interface] section"),
         (f"[Interface]\nPrivateKey = {PRIVATE}\nAddress = 10.0.0.1".encode(), ": no [Peer] section"),
         (b"<html><body>Sign in</body></html>", ":1: HTML"),
-        (b'{"private_key": 1}', ":1: not a 'Key = value' line"),
-        (b"\x7fELF\x02\x01\x01\0\0", ":1: NUL bytes"),
+        (b'{"private_key": 1}', ": JSON, not a WireGuard configuration: download"),
+        (b'[{"type": "wireguard"}]', ": JSON"),
+        (b"\x7fELF\x02\x01\x01\0\0", ":1: NUL bytes: a program"),
+        (b"PK\x03\x04\x14\0\0\0", ":1: NUL bytes: a ZIP archive: unpack it"),
+        (b"\x89PNG\r\n\x1a\n", ":1: not UTF-8 text: a picture"),
+        (b"\0\1\2", ":1: NUL bytes, so a binary file"),
+        (base64.b64encode(GOOD.encode()), ": base64 of a configuration: put the text itself in stringData"),
+        (base64.encodebytes(GOOD.encode()), ": base64 of a configuration"),
+        (base64.b64encode(base64.b64encode(GOOD.encode()) + b"\n"), ": base64 of a configuration"),
+        (PRIVATE.encode(), ": one key, not a configuration: put it behind"),
+        (GOOD.replace("\n", "\\n").encode(), ": has '\\n' instead of line ends: write real ones"),
+        (GOOD.replace("\n", " ").encode(), ": is all in one line, but [Interface] and every key need a line end"),
+        (b"client\nremote vpn.example 1194\n<ca>\n", ": an OpenVPN configuration: download"),
+        (b"apiVersion: v1\nkind: Secret\n", ": a Kubernetes manifest: mount the Secret"),
+        (b"---\nserver: vpn.example\nport: 51820\n", ": YAML, not a WireGuard configuration"),
+        (b"interface: wg0\n  public key: abc\n", ": the output of `wg show`"),
+        (b"-----BEGIN PRIVATE KEY-----\n", ": PEM, a certificate or a key of another kind"),
+        (b"wireguard://abc@192.0.2.1:51820", ": a link for another program"),
+        (b"#!/bin/sh\nwg-quick up wg0\n", ": a script: name the configuration itself"),
+        (b"{{ wg_config }}", ": a template that nobody filled in"),
         (b"[Interface]\nMTU = 1400\n\xff\xfe", ":3: not UTF-8 text"),
-        (GOOD.encode("utf-16"), ":1: NUL bytes"),
-        (GOOD.encode("utf-16-le"), ":1: NUL bytes"),
+        (GOOD.encode("utf-16"), ":1: NUL bytes: UTF-16 text, as Windows writes it: save it as UTF-8"),
+        (GOOD.encode("utf-16-le"), ":1: NUL bytes: UTF-16 text"),
+        (GOOD.encode("utf-16-be"), ":1: NUL bytes: UTF-16 text"),
         (b"[Interface]\n# Z\xfcrich\n", ":2: not UTF-8 text"),
         (GOOD.replace("\n", "\r").encode(), ":1: a control character"),
         (b"#" * (64 * 1024 + 1), ": larger than 64 KiB"),
@@ -593,6 +626,36 @@ def test_many_networks_take_no_time(tmp_path: Path) -> None:
 def test_files_that_are_something_else(tmp_path: Path, content: bytes, says: str) -> None:
     path = written(tmp_path, content)
     assert refusal(path).startswith(path + says)
+
+
+def test_a_server_s_own_file_is_recognised(tmp_path: Path) -> None:
+    text = with_line(10, "").replace("DNS = 10.64.0.1", "ListenPort = 51820")
+    assert "this may be the server's own file: use the client's" in refusal(written(tmp_path, text))
+
+
+def test_two_servers_in_one_file_belong_in_two(tmp_path: Path) -> None:
+    text = GOOD + SECOND_PEER.replace("10.9.0.0/16", "0.0.0.0/0")
+    message = refusal(written(tmp_path, text))
+    assert "wg0.conf:13: AllowedIPs overlap those of another peer in line 9: " in message
+    assert "for fail-over, write each server into a file of its own, all in one folder (WG_CONFIG)" in message
+    assert "write each server into a file of its own" in refusal(written(tmp_path, GOOD + GOOD))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "[::1]", "localhost", "LOCALHOST."])
+def test_what_an_endpoint_in_the_pod_itself_can_do_is_told(tmp_path: Path, host: str) -> None:
+    tunnel = load(written(tmp_path, with_line(10, f"Endpoint = {host}:51820")))
+    (notice,) = tunnel.notices
+    assert notice.startswith(f"{tunnel.path}:10: Endpoint is in this pod: ")
+    assert "BYPASS_CIDRS" in notice
+    assert tunnel.peers[0].endpoint in (("127.0.0.1", 51820), ("127.1.2.3", 51820), ("::1", 51820))
+
+
+def test_which_applications_use_the_tunnel_is_no_choice_here(tmp_path: Path) -> None:
+    """As the Android program exports it."""
+    tunnel = load(written(tmp_path, with_line(5, "ExcludedApplications = com.example.a, com.example.b")))
+    assert [notice.partition(": ")[2] for notice in tunnel.notices] == [
+        "ignored: ExcludedApplications (line 5): the whole pod uses the tunnel"
+    ]
 
 
 def test_the_largest_file_that_is_read(tmp_path: Path) -> None:
@@ -787,6 +850,17 @@ def test_a_folder_without_servers(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         servers(str(tmp_path))
     assert str(caught.value).startswith(f"{tmp_path}: a folder without *.conf: put")
+    assert "there is wg0.txt: the name of the file, or of the Secret's key, has to end in .conf" in str(caught.value)
+
+
+def test_a_folder_that_docker_made_for_a_file(tmp_path: Path) -> None:
+    made = tmp_path / "wg0.conf"
+    made.mkdir()
+    for path in (tmp_path, made):
+        with pytest.raises(ConfigError) as caught:
+            servers(str(path))
+        assert str(caught.value).startswith(f"{made}: a folder, not a file: what is mounted here is a folder")
+        assert "bind mount" in str(caught.value)
 
 
 def test_no_folder(tmp_path: Path) -> None:
