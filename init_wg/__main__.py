@@ -31,8 +31,8 @@ def main() -> None:
 
 def _sealed(arguments: list[str]) -> int | None:
     """Lock down first. An exit status when that was all, or when it failed; None to go on."""
-    from init_wg import lockdown
     from init_wg.errors import InitWgError
+    from init_wg.setup import lockdown
 
     try:
         lockdown.seal()

@@ -83,7 +83,7 @@ def run(arguments: list[str]) -> int:
         log.error(str(error))
         return error.exit_code
     except OSError as error:
-        from init_wg.netlink import describe
+        from init_wg.kernel.netlink import describe
 
         log.error(describe(error))
         return KernelError.exit_code
@@ -127,7 +127,8 @@ def _run(arguments: list[str]) -> int:
 
 
 def _up(server: str | None) -> int:
-    from init_wg import connect, settings
+    from init_wg.config import settings
+    from init_wg.setup import connect
 
     connect.up(settings.read(os.environ), os.environ, server)
     return DONE
@@ -145,7 +146,8 @@ def _hold() -> int:
 
 
 def _check() -> int:
-    from init_wg import connect, settings
+    from init_wg.config import settings
+    from init_wg.setup import connect
 
     steps = connect.compare(settings.read(os.environ), os.environ)[1].steps
     for step in steps:
@@ -157,7 +159,8 @@ def _check() -> int:
 
 
 def _check_file(path: str) -> int:
-    from init_wg import config, report
+    from init_wg.config import tunnel as config
+    from init_wg.setup import report
 
     tunnel = config.load(path)
     config.refuse_own_key(tunnel)
@@ -166,7 +169,8 @@ def _check_file(path: str) -> int:
 
 
 def _status(*, as_json: bool) -> int:
-    from init_wg import report, settings
+    from init_wg.config import settings
+    from init_wg.setup import report
 
     facts = report.status(settings.read(os.environ), os.environ)
     print(report.as_json(facts) if as_json else report.as_text(facts))
@@ -175,7 +179,9 @@ def _status(*, as_json: bool) -> int:
 
 def _names() -> int:
     """Become the forwarder: whoever started this process now supervises that."""
-    from init_wg import connect, process, settings
+    from init_wg.config import settings
+    from init_wg.kernel import process
+    from init_wg.setup import connect
 
     command = connect.forwarder(settings.read(os.environ), os.environ)
     if command is None:
@@ -189,7 +195,8 @@ def _names() -> int:
 
 
 def _down() -> int:
-    from init_wg import connect, settings
+    from init_wg.config import settings
+    from init_wg.setup import connect
 
     connect.down(settings.read(os.environ))
     log.warning("everything is taken away: this pod's traffic is not protected any more")

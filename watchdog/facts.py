@@ -14,8 +14,8 @@ import socket
 import struct
 from typing import NamedTuple
 
-from init_wg import device as wireguard
-from init_wg.netlink import (
+from init_wg.kernel import device as wireguard
+from init_wg.kernel.netlink import (
     NETLINK_NETFILTER,
     NETLINK_ROUTE,
     Socket,
@@ -25,16 +25,16 @@ from init_wg.netlink import (
     generation,
     text,
 )
-from init_wg.sealed import TABLE
-from watchdog.health import PeerFacts
-from watchdog.metrics import PeerMetrics
+from init_wg.kernel.sealed import TABLE
+from watchdog.peer_health import PeerFacts
+from watchdog.web.metrics import PeerMetrics
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from init_wg.state import Peer
-    from init_wg.wireguard import Reading
+    from init_wg.model.state import Peer
+    from init_wg.model.wireguard import Reading
 
 # linux/rtnetlink.h, linux/netfilter/nf_tables.h
 _GET_LINK, _GET_ADDRESS, _GET_ROUTE, _GET_RULE = 18, 22, 26, 34

@@ -10,7 +10,7 @@ import socket
 from select import EPOLLIN
 
 from init_wg import log
-from watchdog import policy
+from watchdog import scheduler
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -112,11 +112,11 @@ class Forwarder:
         if self._renewed:
             self._renewed = False
             self._start()
-        elif ended.code == policy.DONE:  # it never ends by itself with 0: this was "not needed"
+        elif ended.code == scheduler.DONE:  # it never ends by itself with 0: this was "not needed"
             self.needed = self._known_need = False
             self._turned()
         else:
-            if ended.code != policy.WRONG_CONFIG:  # a file that is wrong says nothing of what is set up
+            if ended.code != scheduler.WRONG_CONFIG:  # a file that is wrong says nothing of what is set up
                 self.needed = self._known_need = True
             if ended.seconds > STEADY:
                 self._delay = AGAIN_FIRST

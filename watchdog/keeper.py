@@ -13,15 +13,15 @@ from select import EPOLLIN
 
 from init_wg import log
 from init_wg.errors import InitWgError
-from watchdog import events, facts, policy, status
-from watchdog.endpoint import Endpoint
-from watchdog.exitcheck import ExitCheck
+from watchdog import events, facts, scheduler, status
+from watchdog.exit_check import ExitCheck
 from watchdog.forwarder import Forwarder
-from watchdog.health import DEAD, HEALTHY, UNKNOWN, Health, Verdict
 from watchdog.incident import Incidents
-from watchdog.policy import CONFIG, DRIFT, PEER, START, VERIFY, Policy, Run
-from watchdog.probe import Probe
+from watchdog.pages import Endpoint
+from watchdog.peer_health import DEAD, HEALTHY, UNKNOWN, Health, Verdict
+from watchdog.ping import Probe
 from watchdog.reloader import Reloader
+from watchdog.scheduler import CONFIG, DRIFT, PEER, START, VERIFY, Policy, Run
 from watchdog.status import Status
 from watchdog.supervisor import Supervisor
 
@@ -29,7 +29,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from init_wg.wireguard import Reading
+    from init_wg.model.wireguard import Reading
     from watchdog.child import Child, Ended
     from watchdog.facts import Fingerprint
     from watchdog.loop import Loop, Timer
@@ -155,7 +155,7 @@ class Keeper:
         self._loop.call_at(now + TICK, self._tick)
         if self._policy.running is not None and self._run is None:
             # A mistake of ours came between: without this, it would have been the last run.
-            self._policy.finished(now, policy.LOST, None, None)
+            self._policy.finished(now, scheduler.LOST, None, None)
         self._observe_device(now)
         if now >= self._next_look:
             self._look()
@@ -227,14 +227,14 @@ class Keeper:
         self._run = self._supervisor.spawn(command, timeout, ended, quiet=run.why != START, config=config)
         if self._run is None:
             self._setup = self._supervisor.error
-            self._policy.finished(self._loop.now(), policy.LOST, None, None)
+            self._policy.finished(self._loop.now(), scheduler.LOST, None, None)
 
     def _ended(self, run: Run, before: Fingerprint | None, ended: Ended) -> None:
         """A run of the setup is over."""
         self._run = None
         now = self._loop.now()
-        if ended.code == policy.WRONG_CONFIG and self._reloader.run_refused(ended):
-            self._policy.finished(now, policy.DONE, None, None)
+        if ended.code == scheduler.WRONG_CONFIG and self._reloader.run_refused(ended):
+            self._policy.finished(now, scheduler.DONE, None, None)
             if run.why in (PEER, VERIFY):
                 self._policy.demanded(now, run)  # the peer is no better for that
             self._go()
@@ -246,7 +246,7 @@ class Keeper:
         after = self._fingerprint()
         changed = before is None or after is None or before != after
         self._policy.finished(now, ended.code, before, after)
-        if ended.code == policy.DONE:
+        if ended.code == scheduler.DONE:
             self._setup = ""
             if changed and run.why != DRIFT:
                 self._forwarder.renew()  # perhaps another server, with another resolver
@@ -260,7 +260,7 @@ class Keeper:
         if line:
             log.log(*line)
         self._observe_device(now)
-        if ended.code == policy.DONE:
+        if ended.code == scheduler.DONE:
             self._reloader.run_worked()
         self._go()
 
@@ -271,7 +271,7 @@ class Keeper:
     def _fail_over(self, now: float, why: str) -> None:
         """The next server; with one only, a new handshake with it."""
         current = self._server_in_use()
-        server = policy.next_server(self._reloader.names, current.name if current else None)
+        server = scheduler.next_server(self._reloader.names, current.name if current else None)
         self._incidents.failovers += 1
         self._policy.demanded(now, Run(why, (), server))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from init_wg import log
-from watchdog import facts, policy, status
+from watchdog import facts, scheduler, status
 from watchdog.remembered import Remembered
 
 TYPE_CHECKING = False
@@ -109,7 +109,7 @@ class Reloader:
 
     def _checked(self, ended: Ended) -> None:
         self._check = None
-        if ended.code == policy.DONE:
+        if ended.code == scheduler.DONE:
             self._accept()
         else:
             self._refuse(ended)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from watchdog.health import HEALTHY
+from watchdog.peer_health import HEALTHY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from watchdog.child import Ended
-    from watchdog.exitcheck import ExitCheck
+    from watchdog.exit_check import ExitCheck
     from watchdog.facts import Server
-    from watchdog.health import Verdict
     from watchdog.incident import Incidents
-    from watchdog.metrics import Values
-    from watchdog.policy import Run
+    from watchdog.peer_health import Verdict
+    from watchdog.scheduler import Run
+    from watchdog.web.metrics import Values
 
 
 class Status(NamedTuple):

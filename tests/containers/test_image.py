@@ -181,8 +181,8 @@ def test_the_forwarder_needs_no_more(engine: Engine) -> None:
     """dnsmasq as the watchdog runs it: no other user, nothing to write to, and no IPv6, which Docker takes away."""
     code = """
 import socket, subprocess
-from init_wg.names import ResolvConf, forwarder
-from init_wg.policy import Names
+from init_wg.design.dns import ResolvConf, forwarder
+from init_wg.design.firewall.policy import Names
 names = Names(resolvers=("192.0.2.1",), cluster=(), docker=True, forwarded=True)
 command = forwarder(names, ResolvConf(("127.0.0.11",), ()), None, [])
 child = subprocess.Popen([*command, "--address=/answered.test/192.0.2.7"], stderr=subprocess.PIPE, text=True)

@@ -10,10 +10,11 @@ import os
 import signal
 import sys
 
-from init_wg import __main__, apply, lockdown
-from init_wg.netlink import Socket
-from init_wg.plan import Step
-from init_wg.settings import Settings
+from init_wg import __main__
+from init_wg.config.settings import Settings
+from init_wg.design.plan import Step
+from init_wg.kernel.netlink import Socket
+from init_wg.setup import apply, lockdown
 
 left = int(os.environ["INIT_WG_STOP_AFTER"])
 

@@ -26,7 +26,7 @@ from typing import NamedTuple
 import pytest
 
 from init_wg.errors import ConfigError
-from init_wg.lockdown import refuse_node
+from init_wg.setup.lockdown import refuse_node
 from tests.lab.judge import Judge
 from tests.lab.lab import AF, HTTP, PROJECT, Lab, kernel_wireguard
 

@@ -460,9 +460,11 @@ def test_several_at_once(open_pod: Lab, judge: Judge, number: int) -> None:
     nothing_leaked(judge)
 
 
-IMPATIENT = "import sys; from init_wg import connect; connect.LOCK_TIMEOUT = 0.5; sys.argv = ['init-wg', 'up']; "
+IMPATIENT = "import sys; from init_wg.setup import connect; connect.LOCK_TIMEOUT = 0.5; sys.argv = ['init-wg', 'up']; "
 IMPATIENT += "from init_wg.__main__ import main; main()"
-HOLDER = "from init_wg import lock; held = lock.acquire(5); print('held', flush=True); import sys; sys.stdin.read()"
+HOLDER = (
+    "from init_wg.kernel import lock; held = lock.acquire(5); print('held', flush=True); import sys; sys.stdin.read()"
+)
 
 
 @pytest.fixture

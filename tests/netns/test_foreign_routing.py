@@ -12,8 +12,8 @@ import pytest
 #: Adds what a line says, deletes what is new since before, and answers: how much was new, how much is left of it.
 WORKER = """
 import json, os, sys
-from init_wg import netlink, rtchange, rtnetlink
-from init_wg.state import Rule
+from init_wg.kernel import netlink, rtchange, rtnetlink
+from init_wg.model.state import Rule
 for line in sys.stdin:
     with netlink.Socket() as kernel:
         def now():

@@ -17,8 +17,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from init_wg import killswitch, networks
-from init_wg.policy import Hole, Policy
+from init_wg.design.firewall import killswitch
+from init_wg.design.firewall.policy import Hole, Policy
+from init_wg.model import networks
 from tests.lab.lab import PROJECT
 from tests.unit import build
 from tests.unit.test_killswitch import RULESETS
@@ -26,7 +27,8 @@ from tests.unit.test_killswitch import RULESETS
 #: Every text arrives as a line of JSON, is loaded by the program's own code, and goes back as nft lists it.
 WORKER = """
 import json, sys
-from init_wg import killswitch, nft
+from init_wg.design.firewall import killswitch
+from init_wg.kernel import nft
 for line in sys.stdin:
     text = json.loads(line)
     try:

@@ -10,13 +10,15 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from init_wg import killswitch, sealed
+from init_wg.design.firewall import killswitch
+from init_wg.kernel import sealed
 from tests.unit.test_killswitch import ORDINARY
 
 #: Each line is an nft text, loaded into an empty ruleset. Answers: is it sealed, and is it once `up` has begun?
 WORKER = """
 import json, os, sys
-from init_wg import lockdown, nft, sealed
+from init_wg.kernel import nft, sealed
+from init_wg.setup import lockdown
 for line in sys.stdin:
     nft.load("flush ruleset\\n" + json.loads(line))
     before = sealed.in_place()

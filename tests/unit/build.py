@@ -9,16 +9,16 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from init_wg import networks
-from init_wg.bypass import Bypass
-from init_wg.config import Endpoint, Peer, Tunnel
-from init_wg.desired import Circumstances
-from init_wg.pod import Pod, discover
-from init_wg.policy import Hole, Names, Policy
-from init_wg.rtnetlink import Interface, InterfaceAddress, Snapshot
-from init_wg.secret import Secret
-from init_wg.settings import Settings, read
-from init_wg.state import INET, INET6, IPV6_METRIC, MAIN_TABLE, PROTOCOL_KERNEL, SCOPE_LINK, Address, Route
+from init_wg.config.settings import Settings, read
+from init_wg.config.tunnel import Endpoint, Peer, Tunnel
+from init_wg.design.bypass import Bypass
+from init_wg.design.desired import Circumstances
+from init_wg.design.firewall.policy import Hole, Names, Policy
+from init_wg.design.pod import Pod, discover
+from init_wg.model import networks
+from init_wg.model.secret import Secret
+from init_wg.model.snapshot import Interface, InterfaceAddress, Snapshot
+from init_wg.model.state import INET, INET6, IPV6_METRIC, MAIN_TABLE, PROTOCOL_KERNEL, SCOPE_LINK, Address, Route
 
 
 def key(text: str) -> str:

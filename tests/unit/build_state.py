@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from init_wg import desired, killswitch
-from init_wg.pod import discover
-from init_wg.rtnetlink import Interface
-from init_wg.secret import Secret
-from init_wg.state import Device, Link, State
+from init_wg.design import desired
+from init_wg.design.firewall import killswitch
+from init_wg.design.pod import discover
+from init_wg.model.secret import Secret
+from init_wg.model.snapshot import Interface
+from init_wg.model.state import Device, Link, State
 from tests.unit import build
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from init_wg.config import Tunnel
-    from init_wg.desired import Circumstances
-    from init_wg.plan import Step
-    from init_wg.settings import Settings
+    from init_wg.config.settings import Settings
+    from init_wg.config.tunnel import Tunnel
+    from init_wg.design.desired import Circumstances
+    from init_wg.design.plan import Step
 
 SEALED = killswitch.sealed(("eth0",))
 NO_KEY = Secret("A" * 43 + "=")
@@ -117,7 +118,7 @@ def _without_link(state: State, name: str) -> State:
 
 def _configured(state: State, kind: str, change: object) -> Device:
     """As WireGuard does it: what is None stays, and an allowed network moves to the peer that is set last."""
-    from init_wg.wireguard import Change
+    from init_wg.model.wireguard import Change
 
     assert isinstance(change, Change)
     assert state.device

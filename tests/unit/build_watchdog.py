@@ -12,10 +12,10 @@ from typing import cast
 
 import pytest
 
-from watchdog import endpoint, supervisor
+from watchdog import pages, supervisor
 from watchdog.child import Ended
 from watchdog.loop import Loop, Timer
-from watchdog.server import Reply
+from watchdog.web.server import Reply
 
 
 class StillLoop(Loop):
@@ -122,8 +122,8 @@ class Port:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.reason = 0
         self.pages: Pages = {}
-        monkeypatch.setattr(endpoint, "listen", self._listen)
-        monkeypatch.setattr(endpoint, "Server", self._serve)
+        monkeypatch.setattr(pages, "listen", self._listen)
+        monkeypatch.setattr(pages, "Server", self._serve)
 
     def _listen(self, port: int) -> socket.socket:
         if self.reason:

@@ -17,14 +17,37 @@ import watchdog
 
 ROOT = Path(__file__).parents[2]
 SOURCES = {
-    f"{package}.{file.stem}": file for package in ("init_wg", "watchdog") for file in (ROOT / package).glob("*.py")
+    ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file
+    for package in ("init_wg", "watchdog")
+    for file in (ROOT / package).rglob("*.py")
 }
+#: The rooms, and which other rooms each may know, for types too. A room is a folder; what lies at the top is a room of
+#: its own, called by its package. Everybody may know what is in GROUND.
+ROOMS: dict[str, tuple[str, ...]] = {
+    "init_wg.model": (),
+    "init_wg.config": ("init_wg.model",),
+    "init_wg.design.firewall": ("init_wg.model",),
+    "init_wg.design": ("init_wg.model", "init_wg.config", "init_wg.design.firewall"),
+    "init_wg.kernel": ("init_wg.model", "init_wg.design.firewall"),
+    "init_wg.setup": (
+        "init_wg.model",
+        "init_wg.config",
+        "init_wg.design.firewall",
+        "init_wg.design",
+        "init_wg.kernel",
+    ),
+    "init_wg": ("init_wg.config", "init_wg.kernel", "init_wg.setup"),
+    "watchdog.web": (),
+    "watchdog": ("init_wg", "init_wg.kernel", "init_wg.model", "watchdog.web"),
+}
+#: Below every room.
+GROUND = {"init_wg.errors", "init_wg.log", "watchdog.loop"}
 #: No I/O and no clock: what they say depends on what they are given.
 PURE = (
-    "init_wg.state", "init_wg.desired", "init_wg.plan", "init_wg.killswitch", "init_wg.policy", "init_wg.networks",
-    "init_wg.bypass", "init_wg.pod", "init_wg.errors", "init_wg.settings", "init_wg.secret", "init_wg.wireguard",
-    "watchdog.health", "watchdog.metrics", "watchdog.request", "watchdog.policy",
-    "watchdog.exitcheck", "watchdog.incident", "watchdog.status",
+    "init_wg.errors", "init_wg.config", "init_wg.config.settings",
+    *sorted(m for m in SOURCES if m.startswith(("init_wg.model", "init_wg.design")) and m != "init_wg.design.dns"),
+    "watchdog.peer_health", "watchdog.scheduler", "watchdog.exit_check", "watchdog.incident", "watchdog.status",
+    "watchdog.web", "watchdog.web.metrics", "watchdog.web.request",
 )  # fmt: skip
 IMPURE = {
     "socket", "_socket", "os", "subprocess", "time", "random", "select", "selectors", "signal", "threading", "asyncio",
@@ -33,7 +56,7 @@ IMPURE = {
 }  # fmt: skip
 IMPURE_CALLS = {"open", "print", "input", "__import__", "exec", "eval"}
 #: What is used of it is pure: the list of the log's levels; the spelling of addresses.
-PURE_ENOUGH = {("init_wg.settings", "init_wg.log"), ("init_wg.networks", "socket")}
+PURE_ENOUGH = {("init_wg.config.settings", "init_wg.log"), ("init_wg.model.networks", "socket")}
 
 
 @cache
@@ -90,9 +113,9 @@ def importers(name: str) -> set[str]:
 def test_the_tool_sees_what_it_must() -> None:
     """Positive control: imports inside functions, of submodules, and under TYPE_CHECKING."""
     assert "init_wg.cli" in imports("init_wg.__main__")
-    assert "dns" in {name.split(".")[0] for name in imports("init_wg.resolve")}
-    assert "init_wg.policy" not in imports("init_wg.killswitch")
-    assert "init_wg.policy" in imports("init_wg.killswitch", typing_too=True)
+    assert "dns" in {name.split(".")[0] for name in imports("init_wg.setup.resolve")}
+    assert "init_wg.design.firewall.policy" not in imports("init_wg.design.firewall.killswitch")
+    assert "init_wg.design.firewall.policy" in imports("init_wg.design.firewall.killswitch", typing_too=True)
 
 
 def test_both_packages_are_ours() -> None:
@@ -113,7 +136,7 @@ def test_pure_modules_do_no_io(module: str) -> None:
     assert not {name for name in impure if (module, name) not in PURE_ENOUGH}
     ours = {name for name in imported if name in SOURCES and (module, name) not in PURE_ENOUGH}
     # init_wg.config defines the values that a file has, and reads files: its values are used, no more.
-    assert ours <= {*PURE, "init_wg.config", "init_wg.wgvalue"}
+    assert ours <= {*PURE, "init_wg.config.tunnel", "init_wg.config.values"}
     called = {n.func.id for n in ast.walk(tree(module)) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
     assert not called & IMPURE_CALLS
 
@@ -121,7 +144,7 @@ def test_pure_modules_do_no_io(module: str) -> None:
 def test_of_socket_only_the_spelling_of_addresses_is_pure() -> None:
     taken = [
         ast.unparse(node)
-        for node in ast.walk(tree("init_wg.networks"))
+        for node in ast.walk(tree("init_wg.model.networks"))
         if isinstance(node, ast.Import | ast.ImportFrom)
     ]
     assert [line for line in taken if "socket" in line] == ["from socket import inet_ntop, inet_pton"]
@@ -137,12 +160,36 @@ def test_no_module_needs_itself() -> None:
     tuple(TopologicalSorter(graph).static_order())  # raises CycleError, with the cycle
 
 
+def room(module: str) -> str:
+    """The room that a module is in: its folder, or for a room itself (`__init__`) that room."""
+    return module if module in ROOMS else module.rpartition(".")[0]
+
+
+@pytest.mark.parametrize("module", SOURCES)
+def test_who_may_know_whom(module: str) -> None:
+    """Arrows lead down: a room knows the rooms that ROOMS lists for it, for types too."""
+    known = {name for name in imports(module, typing_too=True) & set(SOURCES) if name not in GROUND}
+    allowed = {room(module), *ROOMS[room(module)]}
+    assert not {name for name in known if room(name) not in allowed}
+
+
+def test_the_rooms_are_a_stack() -> None:
+    """No two rooms need each other, there are at most 8 floors of them, and every room is there."""
+    floors: dict[str, int] = {}
+    for each in TopologicalSorter(ROOMS).static_order():
+        floors[each] = 1 + max((floors[below] for below in ROOMS[each]), default=0)
+    assert max(floors.values()) <= 8
+    assert {room(module) for module in SOURCES} == set(ROOMS)
+
+
 def test_one_place_each() -> None:
     """What must be right is in one place, and can be read there."""
-    assert {m for m in SOURCES if any("pyroute2" in name for name in names(m) | imports(m))} <= {"init_wg.rtchange"}
-    assert "pyroute2" in names("init_wg.rtchange")
-    assert users("nft") & {m for m in SOURCES if _starts_programs_named(m, "nft")} <= {"init_wg.nft"}
-    assert {m for m in users("posix_spawn") if m.startswith("init_wg")} == {"init_wg.process"}
+    assert {m for m in SOURCES if any("pyroute2" in name for name in names(m) | imports(m))} <= {
+        "init_wg.kernel.rtchange"
+    }
+    assert "pyroute2" in names("init_wg.kernel.rtchange")
+    assert users("nft") & {m for m in SOURCES if _starts_programs_named(m, "nft")} <= {"init_wg.kernel.nft"}
+    assert {m for m in users("posix_spawn") if m.startswith("init_wg")} == {"init_wg.kernel.process"}
     assert len({m for m in users("posix_spawn") if m.startswith("watchdog")}) <= 1
     # Two who wait for any process would each lose the other's.
     assert {m for m in users("waitpid") if m.startswith("watchdog")} == {"watchdog.supervisor"}
@@ -160,12 +207,16 @@ def _starts_programs_named(module: str, program: str) -> bool:
 
 
 def test_nft_is_run_in_one_place() -> None:
-    assert [module for module in SOURCES if _starts_programs_named(module, "nft")] == ["init_wg.nft"]
-    assert [module for module in SOURCES if _starts_programs_named(module, "wireguard-go")] == ["init_wg.wireguard_go"]
+    assert [module for module in SOURCES if _starts_programs_named(module, "nft")] == ["init_wg.kernel.nft"]
+    assert [module for module in SOURCES if _starts_programs_named(module, "wireguard-go")] == [
+        "init_wg.kernel.wg_uapi"
+    ]
 
 
 def test_no_module_shadows_the_standard_library() -> None:
-    assert not {name.rpartition(".")[2] for name in SOURCES} & (set(sys.stdlib_module_names) | {"setup"})
+    files = {file.stem for file in SOURCES.values()} | {file.parent.name for file in SOURCES.values()}
+    assert not files & set(sys.stdlib_module_names)
+    assert not [file for file in SOURCES.values() if file.name == "setup.py"]
 
 
 def test_nothing_asserts_at_run_time() -> None:
@@ -182,12 +233,12 @@ def loaded(statement: str) -> set[str]:
 
 def test_the_lockdown_loads_next_to_nothing() -> None:
     heavy = {"typing", "re", "socket", "ipaddress", "subprocess", "pyroute2", "json", "collections", "enum", "pathlib"}
-    assert not loaded("import init_wg.__main__, init_wg.lockdown") & heavy
+    assert not loaded("import init_wg.__main__, init_wg.setup.lockdown") & heavy
 
 
 def test_a_check_loads_none_of_the_heavy_packages() -> None:
     heavy = {"pyroute2", "asyncio", "subprocess", "requests", "dns", "ssl", "logging", "multiprocessing", "wgconfig"}
-    assert not loaded("import init_wg.cli, init_wg.reconcile") & heavy
+    assert not loaded("import init_wg.cli, init_wg.setup.reconcile") & heavy
 
 
 def test_the_watchdog_is_standard_library_only() -> None:

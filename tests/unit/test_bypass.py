@@ -1,4 +1,4 @@
-"""init_wg.bypass: what stays reachable beside the tunnel, and what must never."""
+"""init_wg.design.bypass: what stays reachable beside the tunnel, and what must never."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from ipaddress import ip_address, ip_interface, ip_network
 
 import pytest
 
-from init_wg import bypass
+from init_wg.design import bypass
 from init_wg.errors import ConfigError
-from init_wg.networks import Network, covers, interval, is_local, prefixes, spelled
+from init_wg.model.networks import Network, covers, interval, is_local, prefixes, spelled
 from tests.unit import build
 
 #: A pod whose own networks lie apart from all service networks, and IPv4 only: what is found is the service's.

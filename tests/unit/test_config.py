@@ -1,4 +1,4 @@
-"""init_wg.config: what providers write is read, and every mistake gets one line: where, and what to do."""
+"""init_wg.config.tunnel: what providers write is read, and every mistake gets one line: where, and what to do."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from typing import Any, NamedTuple
 import pytest
 import wgconfig
 
-from init_wg.config import Endpoint, Tunnel, load, refuse_own_key, servers
+from init_wg.config.tunnel import Endpoint, Tunnel, load, refuse_own_key, servers
+from init_wg.config.x25519 import public_key
 from init_wg.errors import ConfigError
-from init_wg.secret import Secret
-from init_wg.x25519 import public_key
+from init_wg.model.secret import Secret
 from tests.unit.build import clamped
 
 CONFIGS = Path(__file__).parent / "configs"

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from init_wg.config import Endpoint, Tunnel, load
+from init_wg.config.tunnel import Endpoint, Tunnel, load
 from init_wg.errors import ConfigError
 from tests.unit.build import clamped
 

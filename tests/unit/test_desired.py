@@ -1,4 +1,4 @@
-"""init_wg.desired: (Settings, Tunnel, Pod) -> State."""
+"""init_wg.design.desired: (Settings, Tunnel, Pod) -> State."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from init_wg import desired
-from init_wg.policy import Names
-from init_wg.rtnetlink import InterfaceAddress
-from init_wg.state import (
+from init_wg.design import desired
+from init_wg.design.firewall.policy import Names
+from init_wg.model.snapshot import InterfaceAddress
+from init_wg.model.state import (
     FWMARK,
     INET,
     INET6,

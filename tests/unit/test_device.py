@@ -1,4 +1,4 @@
-"""init_wg.device: the differences that are told, and both languages in which they are."""
+"""init_wg.kernel.device: the differences that are told, and both languages in which they are."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from init_wg import device, netlink, rtchange, wireguard, wireguard_go, wireguard_kernel
 from init_wg.errors import KernelError
-from init_wg.secret import Secret
-from init_wg.state import FWMARK, TUN, Device, Peer
-from init_wg.wireguard import Change, Traffic
-from init_wg.wireguard_kernel import _peer as _kernel_peer
+from init_wg.kernel import device, netlink, rtchange, wg_netlink, wg_uapi
+from init_wg.kernel.wg_netlink import _peer as _kernel_peer
+from init_wg.model import wireguard
+from init_wg.model.secret import Secret
+from init_wg.model.state import FWMARK, TUN, Device, Peer
+from init_wg.model.wireguard import Change, Traffic
 from tests.unit import build
 
 PEER = Peer(build.SERVER, build.PRESHARED, build.ENDPOINT, frozenset(["0.0.0.0/0", "::/0"]), 25)
@@ -102,7 +103,7 @@ def test_the_messages_to_the_kernel_are_pyroute2s_own(change: Change) -> None:
     ]
     told += [[("WGDEVICE_A_PEERS", [{"attrs": [*_key(key), ("WGPEER_A_FLAGS", 1)]}])] for key in change.removed]
     told += [[("WGDEVICE_A_PEERS", [{"attrs": _attributes(peer)}])] for peer in change.peers]
-    assert list(wireguard_kernel.messages("wg0", change)) == [_pyroute2("wg0", part) for part in told if part]
+    assert list(wg_netlink.messages("wg0", change)) == [_pyroute2("wg0", part) for part in told if part]
 
 
 def _key(key: str) -> list[tuple[str, object]]:
@@ -143,7 +144,7 @@ def _pyroute2(name: str, attributes: list[tuple[str, object]]) -> bytes:
 @settings(max_examples=60, deadline=None)
 @given(peer=peers)
 def test_any_peer_comes_back_from_the_kernels_language(peer: Peer) -> None:
-    (body,) = wireguard_kernel.messages("wg0", NOTHING._replace(peers=(peer,)))
+    (body,) = wg_netlink.messages("wg0", NOTHING._replace(peers=(peer,)))
     ((_, encoded),) = netlink.attribute_list(netlink.attributes(body, 4)[8])
     assert _kernel_peer(netlink.attributes(encoded)) == (peer, Traffic(0, 0, 0))
 
@@ -151,7 +152,7 @@ def test_any_peer_comes_back_from_the_kernels_language(peer: Peer) -> None:
 def test_a_peer_with_thousands_of_networks_is_told_in_parts() -> None:
     """An attribute has at most 64 KiB; only the first part replaces what is there."""
     networks = frozenset(f"2001:db8::{n + 1:x}/128" for n in range(2500))
-    bodies = list(wireguard_kernel.messages("wg0", NOTHING._replace(peers=(PEER._replace(allowed_ips=networks),))))
+    bodies = list(wg_netlink.messages("wg0", NOTHING._replace(peers=(PEER._replace(allowed_ips=networks),))))
     told = []
     for body in bodies:
         assert len(body) < 1 << 16
@@ -191,7 +192,7 @@ def answering(folder: Path, answer: str) -> Iterator[list[str]]:
 
 @pytest.fixture
 def sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(wireguard_go, "SOCKETS", str(tmp_path))
+    monkeypatch.setattr(wg_uapi, "SOCKETS", str(tmp_path))
     return tmp_path
 
 

@@ -1,4 +1,4 @@
-"""init_wg.killswitch: the text that decides what may leave.
+"""init_wg.design.firewall.killswitch: the text that decides what may leave.
 
 golden/*.nft are whole rulesets, to be read by people; `WRITE_GOLDEN=1 pytest tests/unit/test_killswitch.py` writes
 them anew. That nft understands and returns them byte for byte is tested in tests/netns/test_killswitch_text.py.
@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from init_wg import killswitch
-from init_wg.policy import Hole, Names, Policy
-from init_wg.state import FWMARK, PASS_MARK
+from init_wg.design.firewall import killswitch
+from init_wg.design.firewall.policy import Hole, Names, Policy
+from init_wg.model.state import FWMARK, PASS_MARK
 from tests.unit import build
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -1,4 +1,4 @@
-"""init_wg.names: resolv.conf, who is asked what, and dnsmasq's command line. Pure."""
+"""init_wg.design.dns: resolv.conf, who is asked what, and dnsmasq's command line. Pure."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from init_wg import names
-from init_wg.names import ResolvConf
-from init_wg.policy import Names
+from init_wg.design import dns
+from init_wg.design.dns import ResolvConf
+from init_wg.design.firewall.policy import Names
 from tests.unit.build import settings, tunnel
 
 KUBE = ResolvConf(("10.96.0.10",), ("default.svc.cluster.local", "svc.cluster.local", "cluster.local"))
@@ -41,14 +41,14 @@ TUNNEL = Names(resolvers=("10.64.0.1",), cluster=(), docker=False, forwarded=Fal
     ],
 )
 def test_parse(text: str, nameservers: tuple[str, ...], search: tuple[str, ...]) -> None:
-    assert names.parse(text) == ResolvConf(nameservers, search)
+    assert dns.parse(text) == ResolvConf(nameservers, search)
 
 
 def test_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(names, "RESOLV_CONF", str(tmp_path / "resolv.conf"))
-    assert names.read() == NOTHING
+    monkeypatch.setattr(dns, "RESOLV_CONF", str(tmp_path / "resolv.conf"))
+    assert dns.read() == NOTHING
     (tmp_path / "resolv.conf").write_text("nameserver 10.96.0.10\n")
-    assert names.read().nameservers == ("10.96.0.10",)
+    assert dns.read().nameservers == ("10.96.0.10",)
 
 
 @pytest.mark.parametrize(
@@ -71,16 +71,14 @@ def test_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             {"DNS_MODE": "split"},
             {},
             KUBE,
-            TUNNEL._replace(cluster=((names.ALIASES[4], "10.96.0.10"),), forwarded=True),
+            TUNNEL._replace(cluster=((dns.ALIASES[4], "10.96.0.10"),), forwarded=True),
             id="split",
         ),
         pytest.param(
             {"DNS_MODE": "split"},
             {},
             DUAL,
-            TUNNEL._replace(
-                cluster=((names.ALIASES[4], "10.96.0.10"), (names.ALIASES[6], "fd00:96::a")), forwarded=True
-            ),
+            TUNNEL._replace(cluster=((dns.ALIASES[4], "10.96.0.10"), (dns.ALIASES[6], "fd00:96::a")), forwarded=True),
             id="split, two families",
         ),
         pytest.param(
@@ -90,7 +88,7 @@ def test_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ],
 )
 def test_choose(environment: dict[str, str], file: dict[str, Any], pod: ResolvConf, chosen: Names | None) -> None:
-    assert names.choose(settings(**environment), tunnel(**file), pod) == chosen
+    assert dns.choose(settings(**environment), tunnel(**file), pod) == chosen
 
 
 @pytest.mark.parametrize(
@@ -105,7 +103,7 @@ def test_choose(environment: dict[str, str], file: dict[str, Any], pod: ResolvCo
     ],
 )
 def test_asked(environment: dict[str, str], pod: ResolvConf, asked: tuple[str, ...]) -> None:
-    assert names.asked(settings(**environment), pod) == asked
+    assert dns.asked(settings(**environment), pod) == asked
 
 
 @pytest.mark.parametrize(
@@ -120,10 +118,10 @@ def test_asked(environment: dict[str, str], pod: ResolvConf, asked: tuple[str, .
     ],
 )
 def test_needs_forwarder(chosen: Names, pod: ResolvConf, needed: bool) -> None:
-    assert names.needs_forwarder(chosen, pod) is needed
+    assert dns.needs_forwarder(chosen, pod) is needed
 
 
-SPLIT = TUNNEL._replace(cluster=((names.ALIASES[4], "10.96.0.10"),), forwarded=True)
+SPLIT = TUNNEL._replace(cluster=((dns.ALIASES[4], "10.96.0.10"),), forwarded=True)
 NETWORKS = ("10.244.0.0/16", "fd00:244::/48")
 
 
@@ -164,7 +162,7 @@ NETWORKS = ("10.244.0.0/16", "fd00:244::/48")
             SPLIT, KUBE, "my.own", (), ["--server=10.64.0.1", "--server=/my.own/192.0.2.53"], id="CLUSTER_DOMAIN"
         ),
         pytest.param(
-            SPLIT._replace(cluster=((names.ALIASES[4], "10.96.0.10"), (names.ALIASES[6], "fd00:96::a"))),
+            SPLIT._replace(cluster=((dns.ALIASES[4], "10.96.0.10"), (dns.ALIASES[6], "fd00:96::a"))),
             DUAL,
             None,
             (),
@@ -196,7 +194,7 @@ NETWORKS = ("10.244.0.0/16", "fd00:244::/48")
 def test_forwarder(
     chosen: Names, pod: ResolvConf, domain: str | None, reverse: tuple[Any, ...], expected: list[str]
 ) -> None:
-    command = names.forwarder(chosen, pod, domain, reverse)
+    command = dns.forwarder(chosen, pod, domain, reverse)
     assert command[0] == "dnsmasq"
     assert [word for word in command if word.startswith(("--server", "--rev-server"))] == expected
     # Nothing from files, nothing into files, no other user: there is one capability and nothing to write to.
@@ -206,6 +204,6 @@ def test_forwarder(
 
 @pytest.mark.skipif(not shutil.which("dnsmasq"), reason="the Debian package dnsmasq-base")
 def test_dnsmasq_takes_the_command_line() -> None:
-    chosen = SPLIT._replace(docker=True, cluster=((names.ALIASES[4], "10.96.0.10"), (names.ALIASES[6], "fd00:96::a")))
-    command = names.forwarder(chosen, DUAL, None, NETWORKS)
+    chosen = SPLIT._replace(docker=True, cluster=((dns.ALIASES[4], "10.96.0.10"), (dns.ALIASES[6], "fd00:96::a")))
+    command = dns.forwarder(chosen, DUAL, None, NETWORKS)
     subprocess.run([*command, "--test"], check=True, capture_output=True)

@@ -1,4 +1,4 @@
-"""init_wg.netlink: what is written is what is read, and what the kernel's dumps mean. No kernel is asked.
+"""init_wg.kernel.netlink: what is written is what is read, and what the kernel's dumps mean. No kernel is asked.
 
 pyroute2 encodes what we write, and drops in silence what it does not know: so every message it makes goes to a
 kernel that only remembers, and must come back from there as the same value.
@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from init_wg import netlink, rtchange, rtnetlink
-from init_wg.rtnetlink import Interface, InterfaceAddress
-from init_wg.state import INET, INET6, Address, Route, Rule
+from init_wg.kernel import netlink, rtchange, rtnetlink
+from init_wg.model.snapshot import Interface, InterfaceAddress, Snapshot
+from init_wg.model.state import INET, INET6, Address, Route, Rule
 from tests.unit import build
 
 NEWLINK, DELLINK, GETLINK, NEWADDR, DELADDR, GETADDR = 16, 17, 18, 20, 21, 22
@@ -63,7 +63,7 @@ def socket_of(memory: Memory) -> netlink.Socket:
     return cast(netlink.Socket, memory)
 
 
-def read(memory: Memory) -> rtnetlink.Snapshot:
+def read(memory: Memory) -> Snapshot:
     return rtnetlink.snapshot(socket_of(memory))
 
 

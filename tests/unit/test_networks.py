@@ -1,4 +1,4 @@
-"""init_wg.networks: sets of networks, spelled as nft spells them."""
+"""init_wg.model.networks: sets of networks, spelled as nft spells them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from init_wg import networks
+from init_wg.model import networks
 from tests.unit import build
 
 

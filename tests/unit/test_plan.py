@@ -1,4 +1,4 @@
-"""init_wg.plan: from what is found to what is wanted, in the order in which nothing can leak.
+"""init_wg.design.plan: from what is found to what is wanted, in the order in which nothing can leak.
 
 golden/plan.txt holds every situation with its steps, to be read by people. After an intended change, write it
 anew with `WRITE_GOLDEN=1 pytest tests/unit/test_plan.py`, and read the difference.
@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from init_wg import desired
-from init_wg.config import Endpoint
-from init_wg.plan import Step, plan
-from init_wg.secret import Secret
-from init_wg.state import (
+from init_wg.config.tunnel import Endpoint
+from init_wg.design import desired
+from init_wg.design.plan import Step, plan
+from init_wg.model.secret import Secret
+from init_wg.model.state import (
     FWMARK,
     INET,
     INET6,

@@ -1,4 +1,4 @@
-"""init_wg.pod: the uplink and the pod's own routes, from one snapshot."""
+"""init_wg.design.pod: the uplink and the pod's own routes, from one snapshot."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from init_wg.design.pod import discover, is_stray, record
 from init_wg.errors import KernelError
-from init_wg.pod import discover, is_stray, record
-from init_wg.rtnetlink import Interface, InterfaceAddress
-from init_wg.state import INET, INET6, MAIN_TABLE, PROTOCOL, PROTOCOL_RA, RECORD_TABLE, TABLE, Address, Route
+from init_wg.model.snapshot import Interface, InterfaceAddress
+from init_wg.model.state import INET, INET6, MAIN_TABLE, PROTOCOL, PROTOCOL_RA, RECORD_TABLE, TABLE, Address, Route
 from tests.unit import build
 
 WG0 = Interface(3, "wg0", "wireguard", 1370, up=True)

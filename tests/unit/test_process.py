@@ -1,4 +1,4 @@
-"""init_wg.process: programs are run with memory files for streams, and nothing of ours."""
+"""init_wg.kernel.process: programs are run with memory files for streams, and nothing of ours."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from init_wg import process
+from init_wg.kernel import process
 
 
 def python(code: str) -> tuple[str, ...]:

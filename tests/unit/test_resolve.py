@@ -1,4 +1,4 @@
-"""init_wg.resolve: one name, the pod's resolvers, and answers of every kind. Real sockets on the loopback."""
+"""init_wg.setup.resolve: one name, the pod's resolvers, and answers of every kind. Real sockets on the loopback."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ import dns.rcode
 import dns.rrset
 import pytest
 
-from init_wg import names, networks, resolve
+from init_wg.design import dns as pod_dns
 from init_wg.errors import HandshakeError, KernelError
+from init_wg.model import networks
+from init_wg.setup import resolve
 
 Answer = Callable[[dns.message.Message], list[bytes]]
 NAME = "vpn.example.net"
@@ -180,7 +182,7 @@ def test_on_linux_a_name_that_does_not_resolve(
 def test_the_pods_resolvers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, expected: list[str]) -> None:
     file = tmp_path / "resolv.conf"
     file.write_text(text)
-    monkeypatch.setattr(names, "RESOLV_CONF", str(file))
+    monkeypatch.setattr(pod_dns, "RESOLV_CONF", str(file))
     assert resolve.resolvers() == expected
 
 
@@ -189,7 +191,7 @@ def test_a_pod_without_resolvers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     file = tmp_path / "resolv.conf"
     if text is not None:
         file.write_text(text)
-    monkeypatch.setattr(names, "RESOLV_CONF", str(file))
+    monkeypatch.setattr(pod_dns, "RESOLV_CONF", str(file))
     with pytest.raises(KernelError, match="names no nameserver"):
         resolve.resolvers()
 
@@ -207,7 +209,7 @@ def test_a_pod_without_resolvers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ],
 )
 def test_a_name_is_no_address(host: str, expected: bool) -> None:
-    assert names.is_address(host) is expected
+    assert pod_dns.is_address(host) is expected
 
 
 def test_an_address_has_one_spelling() -> None:

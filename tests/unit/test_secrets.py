@@ -11,10 +11,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from init_wg import config, desired, log, report, wireguard
-from init_wg.plan import plan
-from init_wg.secret import Secret
-from init_wg.state import FWMARK, Device
+from init_wg import log
+from init_wg.config import tunnel as config
+from init_wg.design import desired
+from init_wg.design.plan import plan
+from init_wg.model import wireguard
+from init_wg.model.secret import Secret
+from init_wg.model.state import FWMARK, Device
+from init_wg.setup import report
 from tests.unit import build
 from tests.unit.build_state import FRESH, ORDINARY, RIGHT, SEALED, wanted
 

@@ -1,4 +1,4 @@
-"""init_wg.settings: what is not understood is an error that names its variable."""
+"""init_wg.config.settings: what is not understood is an error that names its variable."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from init_wg.config.settings import Settings, read
 from init_wg.errors import ConfigError
-from init_wg.settings import Settings, read
 
 DEFAULTS = Settings(
     config="/etc/wireguard",

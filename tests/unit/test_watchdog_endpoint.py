@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 import pytest
 
-from init_wg import sealed
+from init_wg.kernel import sealed
 from tests.unit.build_watchdog import Port, StillLoop
 from tests.unit.test_watchdog_status import STATUS
 from watchdog import facts
-from watchdog.endpoint import LISTEN_AGAIN, Endpoint
+from watchdog.pages import LISTEN_AGAIN, Endpoint
 from watchdog.settings import read
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from watchdog.exitcheck import AGAIN, FAILURE_THRESHOLD, ExitCheck
+from watchdog.exit_check import AGAIN, FAILURE_THRESHOLD, ExitCheck
 
 
 def test_the_first_one_is_due_at_once() -> None:

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from init_wg import killswitch
+from init_wg.design.firewall import killswitch
 from tests.unit.build_watchdog import Process, StillLoop, System
 from watchdog import forwarder
 from watchdog.child import Child, Ended

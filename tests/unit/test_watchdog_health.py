@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from watchdog.health import (
+from watchdog.peer_health import (
     DEAD,
     DEAD_AFTER,
     DOUBTFUL,

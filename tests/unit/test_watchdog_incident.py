@@ -6,7 +6,7 @@ import pytest
 
 from watchdog.events import Author
 from watchdog.incident import Incidents
-from watchdog.policy import CONFIG, CONFIRM, DRIFT, FOUGHT, PEER, RETRY, START, VERIFY, Run
+from watchdog.scheduler import CONFIG, CONFIRM, DRIFT, FOUGHT, PEER, RETRY, START, VERIFY, Run
 
 RULES = Run(DRIFT, ("rules", "firewall"))
 SLOWED = "something keeps changing this, so repairs are slowed down"

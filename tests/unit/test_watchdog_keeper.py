@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from init_wg import sealed
 from init_wg.errors import KernelError
-from init_wg.secret import Secret
-from init_wg.state import Device, Peer
-from init_wg.wireguard import Reading, Traffic
+from init_wg.kernel import sealed
+from init_wg.model.secret import Secret
+from init_wg.model.state import Device, Peer
+from init_wg.model.wireguard import Reading, Traffic
 from tests.unit.build_watchdog import Port, Process, StillLoop, System
 from watchdog import events, facts, keeper
 from watchdog.facts import Fingerprint

@@ -7,7 +7,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from watchdog.metrics import BUCKETS, Histogram, PeerMetrics, Values, escape, histogram, render
+from watchdog.web.metrics import BUCKETS, Histogram, PeerMetrics, Values, escape, histogram, render
 
 PEER = PeerMetrics("q" * 43 + "=", "203.0.113.1:51820", ("0.0.0.0/0", "::/0"), 1_800_000_000.5, 10, 20)
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from watchdog.facts import Fingerprint
-from watchdog.policy import (
+from watchdog.scheduler import (
     CALM_AFTER,
     CONFIG,
     CONFIRM,

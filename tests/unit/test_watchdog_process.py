@@ -16,7 +16,7 @@ import pytest
 
 import watchdog
 from watchdog.remembered import Remembered
-from watchdog.server import listen
+from watchdog.web.server import listen
 
 PROJECT = Path(__file__).resolve().parents[2]
 #: KiB. The promise is 15 MiB.
@@ -54,12 +54,20 @@ def test_the_resident_process_is_standard_library_only_and_light() -> None:
     assert foreign - {"_distutils_hack", "sitecustomize", "__main__"} == set()
     for heavy in ("asyncio", "logging", "subprocess", "http.server", "dataclasses", "inspect", "threading", "email"):
         assert heavy not in names, heavy
-    for setup in ("pyroute2", "wgconfig", "requests", "dns", "init_wg.reconcile", "init_wg.cli", "init_wg.desired"):
+    for setup in (
+        "pyroute2",
+        "wgconfig",
+        "requests",
+        "dns",
+        "init_wg.setup.reconcile",
+        "init_wg.cli",
+        "init_wg.design.desired",
+    ):
         assert setup not in names, setup
 
 
 def test_pure_modules_import_no_io() -> None:
-    for name in ("health", "policy", "metrics", "request", "exitcheck"):
+    for name in ("peer_health", "scheduler", "web/metrics", "web/request", "exit_check"):
         text = (PROJECT / "watchdog" / f"{name}.py").read_text()
         imports = [line.split()[1] for line in text.splitlines() if line.startswith(("import ", "from "))]
         assert set(imports) <= {"__future__", "typing", "functools"}, name

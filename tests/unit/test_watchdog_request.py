@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from watchdog.request import MAX_HEAD, MAX_LINE, Request, parse, split
+from watchdog.web.request import MAX_HEAD, MAX_LINE, Request, parse, split
 
 HOST = b"Host: pod:9999\r\n"
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from watchdog import server as module
 from watchdog.loop import Loop
-from watchdog.server import Reply, Server, listen
+from watchdog.web import server as module
+from watchdog.web.server import Reply, Server, listen
 
 if TYPE_CHECKING:
     from pathlib import Path

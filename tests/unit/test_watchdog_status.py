@@ -9,13 +9,13 @@ import pytest
 
 from watchdog import status
 from watchdog.child import Ended
-from watchdog.exitcheck import ExitCheck
+from watchdog.exit_check import ExitCheck
 from watchdog.facts import Server
-from watchdog.health import DOUBTFUL, HEALTHY, UNKNOWN, Verdict
 from watchdog.incident import Incidents
-from watchdog.metrics import Histogram, PeerMetrics, Values
-from watchdog.policy import DRIFT, PEER, Run
+from watchdog.peer_health import DOUBTFUL, HEALTHY, UNKNOWN, Verdict
+from watchdog.scheduler import DRIFT, PEER, Run
 from watchdog.status import Status
+from watchdog.web.metrics import Histogram, PeerMetrics, Values
 
 WELL = Verdict(HEALTHY, "")
 SILENT = Verdict(DOUBTFUL, "nothing heard for 6 s from 203.0.113.51:51820")

@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from init_wg.x25519 import multiply, public_key
+from init_wg.config.x25519 import multiply, public_key
 
 # RFC 7748, section 5.2: scalar, u coordinate, the product's u coordinate.
 VECTORS = (

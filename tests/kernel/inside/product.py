@@ -18,8 +18,8 @@ from pyroute2.netlink.generic import wireguard as _wireguard  # noqa: F401
 from pyroute2.netlink.rtnl import fibmsg, ifaddrmsg, ifinfmsg, rtmsg  # noqa: F401
 
 import init_wg.__main__
-import init_wg.connect
-import init_wg.report
+import init_wg.setup.connect
+import init_wg.setup.report
 from tests.kernel.inside.conftest import PATIENCE
 from tests.lab.lab import CLONE_NEWNET, FAMILIES, PROJECT, Lab, libc
 

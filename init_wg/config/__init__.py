@@ -1,0 +1,1 @@
+"""A wg-quick file and the environment -> validated values."""

@@ -1,0 +1,1 @@
+"""What must be there, and in which order it comes about. Pure."""

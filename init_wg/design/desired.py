@@ -1,0 +1,242 @@
+"""(Settings, Tunnel, Pod) -> State: what must be there. Pure; the design in one file."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address, ip_network
+from typing import TYPE_CHECKING, NamedTuple
+
+from init_wg.design import pod as pods
+from init_wg.design.firewall import killswitch
+from init_wg.design.firewall.policy import Hole, Names, Policy
+from init_wg.model import networks
+from init_wg.model.state import (
+    DEFAULT,
+    DEFAULT_TABLE,
+    FWMARK,
+    INET,
+    INET6,
+    IPV6_METRIC,
+    LOCAL_TABLE,
+    MAIN_TABLE,
+    PASS_MARK,
+    PREFERENCE_KERNEL_DEFAULT,
+    PREFERENCE_KERNEL_MAIN,
+    PREFERENCE_MAIN,
+    PREFERENCE_NAMES,
+    PREFERENCE_REPLY,
+    PREFERENCE_TUNNEL,
+    PROTOCOL,
+    SCOPE_LINK,
+    TABLE,
+    UNREACHABLE_METRIC,
+    Address,
+    Device,
+    Link,
+    OtherTunnel,
+    Peer,
+    Route,
+    Rule,
+    State,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from init_wg.config.settings import Settings
+    from init_wg.config.tunnel import Tunnel
+    from init_wg.design.bypass import Bypass
+    from init_wg.design.pod import Pod
+
+#: Outer IPv6 header 40, UDP 8, WireGuard 16 + 16 (whitepaper, section 5.4.6).
+OVERHEAD = 80
+MINIMUM_IPV6_MTU = 1280  # RFC 8200, section 5
+
+
+class Circumstances(NamedTuple):
+    """What is known only at run time.
+
+    kind: the interface to want, "wireguard" or "tun". endpoints: public key -> address and port, resolved.
+    families: those that the pod's kernel has switched on. gate, routed: the kernel has the egress hook, and
+    can tell there what was routed. others: the pod's interfaces that may be tunnels, but are not called as
+    ours is. names, asked: where DNS goes, see policy.
+    """
+
+    kind: str
+    endpoints: dict[str, tuple[str, int]]
+    families: tuple[int, ...]
+    gate: bool
+    routed: bool
+    bypass: Bypass
+    others: frozenset[OtherTunnel]
+    names: Names | None
+    asked: tuple[str, ...]
+    hole: Hole | None = None
+
+
+def state(settings: Settings, tunnel: Tunnel, pod: Pod, now: Circumstances) -> State:
+    """Everything that has to be there for the pod to be sealed and tunnelled."""
+    return State(
+        link=Link(settings.interface, now.kind, _mtu(tunnel, pod), up=True),
+        device=_device(tunnel, now.endpoints),
+        addresses=frozenset(
+            Address(_family(a.version), str(a.ip), a.network.prefixlen)
+            for a in tunnel.addresses
+            if _family(a.version) in now.families
+        ),
+        routes=frozenset(_routes(settings, pod, now)),
+        rules=frozenset(rule for family in now.families for rule in _rules(family, pod, tunnel)),
+        others=frozenset(other for other in now.others if not other.addresses & {str(a.ip) for a in tunnel.addresses}),
+        ruleset=killswitch.opened(policy(settings, tunnel, pod, now)) if settings.kill_switch else "",
+    )
+
+
+def nothing(have: State) -> State:
+    """What is left when all that is ours is taken away."""
+    ours = (PREFERENCE_NAMES, PREFERENCE_REPLY, PREFERENCE_MAIN, PREFERENCE_TUNNEL)
+    return State(
+        link=None,
+        device=None,
+        addresses=frozenset(),
+        routes=frozenset(r for r in have.routes if r.table == MAIN_TABLE and r.protocol != PROTOCOL),
+        rules=frozenset(rule for rule in have.rules if rule.preference not in ours),
+        others=have.others,
+        ruleset="",
+    )
+
+
+def policy(settings: Settings, tunnel: Tunnel, pod: Pod, now: Circumstances) -> Policy:
+    """What the kill-switch's text depends on. IPv6 stays closed where the tunnel has no IPv6 address."""
+    neighbours = ("fe80::/10", "ff02::/16", *_on_link(pod, now))
+    return Policy(
+        tunnel=settings.interface,
+        uplink=pod.uplink,
+        links=pod.links if now.gate else (),
+        routed=now.routed,
+        tunnel_addresses=networks.hosts(a.ip for a in tunnel.addresses if _family(a.version) in now.families),
+        pod_addresses=networks.hosts(a.ip for a in pod.addresses),
+        endpoints=tuple(sorted(set(now.endpoints.values()))),
+        bypass=now.bypass.spelled,
+        neighbours=networks.spelled(map(networks.interval, neighbours)),
+        input_ports=settings.input_ports,
+        names=now.names,
+        asked=now.asked,
+        hole=now.hole,
+    )
+
+
+def _on_link(pod: Pod, now: Circumstances) -> Iterator[str]:
+    """What is reached without a gateway; and with a default route that has none, all that may be reached."""
+    yield from (str(address.network) for address in pod.addresses)
+    for default in pod.defaults.values():
+        if default.gateway:
+            yield default.gateway
+        else:
+            yield from (address for address, _ in now.endpoints.values())
+            yield from now.bypass.networks
+    for route in pod.routes:
+        direct = route.device == pod.uplink and route.gateway is None and route.kind == "unicast"
+        if direct and route.destination not in DEFAULT.values() and not pods.is_stray(route, pod):
+            yield route.destination
+
+
+def _mtu(tunnel: Tunnel, pod: Pod) -> int:
+    if tunnel.mtu:
+        return tunnel.mtu
+    ipv6 = any(address.version == 6 for address in tunnel.addresses)
+    return max(pod.mtu - OVERHEAD, MINIMUM_IPV6_MTU if ipv6 else 0)
+
+
+def _device(tunnel: Tunnel, endpoints: dict[str, tuple[str, int]]) -> Device:
+    return Device(
+        private_key=tunnel.private_key,
+        listen_port=tunnel.listen_port,
+        fwmark=FWMARK,
+        peers=frozenset(
+            Peer(
+                public_key=peer.public_key,
+                preshared_key=peer.preshared_key,
+                endpoint=endpoints.get(peer.public_key),
+                allowed_ips=frozenset(map(str, peer.allowed_ips)),
+                keepalive=peer.keepalive,
+            )
+            for peer in tunnel.peers
+        ),
+    )
+
+
+def _rules(family: int, pod: Pod, tunnel: Tunnel) -> Iterator[Rule]:
+    """In the order in which the kernel asks them. Those of the kernel itself belong to the State too: without
+    them nothing is delivered, or the tunnel's own packets find no way."""
+    yield Rule(family, 0, LOCAL_TABLE)
+    # Queries that were redirected have the pod's address, and so have their answers when rp_filter looks at them;
+    # and a network of the pod's may cover the resolver's address.
+    for resolver in tunnel.dns:
+        if _family(resolver.version) == family:
+            yield Rule(family, PREFERENCE_NAMES, TABLE, destination=str(resolver))
+    # Replies go back the way the request came, and strict rp_filter finds the pod's address on the uplink.
+    if family == INET:
+        for address in pod.addresses:
+            if address.version == 4:
+                yield Rule(family, PREFERENCE_REPLY, MAIN_TABLE, source=str(address.ip))
+    else:
+        # By mark, not by address: see killswitch._replies.
+        yield Rule(family, PREFERENCE_REPLY, MAIN_TABLE, mark=PASS_MARK)
+    # All that is more specific than a default route: the pod's networks and the bypass.
+    yield Rule(family, PREFERENCE_MAIN, MAIN_TABLE, suppress_prefix_length=0)
+    # Everything that is not WireGuard's own goes into the tunnel.
+    yield Rule(family, PREFERENCE_TUNNEL, TABLE, mark=FWMARK, invert=True)
+    yield Rule(family, PREFERENCE_KERNEL_MAIN, MAIN_TABLE)
+    if family == INET:
+        yield Rule(family, PREFERENCE_KERNEL_DEFAULT, DEFAULT_TABLE)
+
+
+def _routes(settings: Settings, pod: Pod, now: Circumstances) -> Iterator[Route]:
+    kept = [route for route in pod.routes if not pods.is_stray(route, pod) or _named(route, now.bypass.networks)]
+    yield from kept
+    yield from pods.record(kept, pod.uplink)
+    for family in now.families:
+        metric = IPV6_METRIC if family == INET6 else 0
+        # With wg0 gone, or the firewall flushed: "no route to host", instead of main's default route.
+        yield Route(family, TABLE, DEFAULT[family], None, kind="unreachable", metric=UNREACHABLE_METRIC)
+        # Also for a family that the tunnel has no address of: its packets end in the kill-switch there, and the
+        # replies of that family, which are routed anew by their mark, need some route to come so far.
+        scope = SCOPE_LINK if family == INET else 0
+        yield Route(family, TABLE, DEFAULT[family], settings.interface, metric=metric, scope=scope)
+        if default := pod.defaults.get(family):
+            there = {route.destination for route in kept}
+            for network in (*now.bypass.networks, *_asked(now)):
+                if (":" in network) == (family == INET6) and network not in there:
+                    there.add(network)
+                    yield _beside(network, default, metric)
+
+
+def _beside(destination: str, default: Route, metric: int) -> Route:
+    """The way that the default route goes, for one network: same gateway, device, source and flags."""
+    return Route(
+        default.family,
+        MAIN_TABLE,
+        destination,
+        default.device,
+        gateway=default.gateway,
+        source=default.source,
+        metric=metric,
+        scope=default.scope,
+        onlink=default.onlink,
+    )
+
+
+def _asked(now: Circumstances) -> Iterator[str]:
+    """The cluster's resolvers, which may be in no bypass network (NodeLocal DNSCache: 169.254.20.10), and the
+    forwarder's names for them, so that its queries begin with the pod's source and on the uplink."""
+    for address in (*now.asked, *(address for pair in (now.names.cluster if now.names else ()) for address in pair)):
+        if not ip_address(address).is_loopback:
+            yield str(ip_network(address))
+
+
+def _named(route: Route, bypass: tuple[str, ...]) -> bool:
+    version, first, last = networks.interval(route.destination)
+    return any(v == version and low <= first and last <= high for v, low, high in map(networks.interval, bypass))
+
+
+def _family(version: int) -> int:
+    return INET if version == 4 else INET6

@@ -1,0 +1,141 @@
+"""DNS: which resolvers there are, and how the forwarder is started. Pure but for reading resolv.conf.
+
+The forwarder is dnsmasq: 5 MB, in every distribution, and its server=/domain/ is exactly what `split` needs.
+It listens on the loopback and holds nothing of ours: the kill-switch decides where its queries may go.
+"""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, NamedTuple
+
+from init_wg.design.firewall.killswitch import DOCKER_RESOLVER, FORWARDER_PORT, FORWARDER_SOURCE
+from init_wg.design.firewall.policy import Names
+from init_wg.model.networks import hosts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from init_wg.config.settings import Settings
+    from init_wg.config.tunnel import Tunnel
+    from init_wg.model.networks import Address
+
+#: What the forwarder asks instead of the cluster's resolver: addresses for documentation (RFC 5737, RFC 3849),
+#: which nobody else has a reason to ask.
+ALIASES = {4: "192.0.2.53", 6: "2001:db8::53"}
+RESOLV_CONF = "/etc/resolv.conf"
+CLUSTER_DOMAIN = "cluster.local"
+
+
+class ResolvConf(NamedTuple):
+    """The pod's own: nameservers and search domains, in order."""
+
+    nameservers: tuple[str, ...]
+    search: tuple[str, ...]
+
+
+def parse(text: str) -> ResolvConf:
+    """resolv.conf(5): of several search lines the last one counts; what is no address is left out."""
+    nameservers: dict[str, None] = {}
+    search: tuple[str, ...] = ()
+    for words in map(str.split, text.splitlines()):
+        if len(words) > 1 and words[0] == "nameserver" and is_address(words[1]):
+            nameservers[str(ip_address(words[1]))] = None
+        elif words and words[0] in ("search", "domain"):
+            search = tuple(word.rstrip(".").lower() for word in words[1:])
+    return ResolvConf(tuple(nameservers), search)
+
+
+def read() -> ResolvConf:
+    """The pod's; an empty one where there is none."""
+    try:
+        with open(RESOLV_CONF) as file:
+            return parse(file.read())
+    except OSError:
+        return ResolvConf((), ())
+
+
+def choose(settings: Settings, tunnel: Tunnel, pod: ResolvConf) -> Names | None:
+    """How DNS is steered; None where every query stays where its sender aimed it."""
+    if not settings.dns_config or settings.dns_mode == "cluster" or not tunnel.dns:
+        return None
+    split = settings.dns_mode == "split"
+    tunnelled = {interface.version for interface in tunnel.addresses}
+    return Names(
+        resolvers=tuple(str(a) for a in one_for_each_family(tunnel.dns) if a.version in tunnelled),
+        cluster=tuple((ALIASES[a.version], str(a)) for a in _cluster(pod)) if split else (),
+        docker=split and DOCKER_RESOLVER in pod.nameservers,
+        forwarded=split,
+    )
+
+
+def asked(settings: Settings, pod: ResolvConf) -> tuple[str, ...]:
+    """The resolvers that everybody may ask beside the tunnel: in `cluster`, those of the pod."""
+    if settings.dns_config and settings.dns_mode == "cluster":
+        return hosts(pod.nameservers)
+    return ()
+
+
+def forwarder(names: Names, pod: ResolvConf, domain: str | None, reverse: Iterable[str]) -> tuple[str, ...]:
+    """dnsmasq's command line. Nothing is read from files, nothing is written, and it stays in the foreground."""
+    inside = [alias for alias, _ in names.cluster]
+    inside += [f"{DOCKER_RESOLVER}@{FORWARDER_SOURCE}"] if names.docker else []
+    # A guess like www.example.com.default.svc.cluster.local goes to the cluster and nowhere else; a search domain
+    # of the node's own is none of the cluster's, whose resolver would pass the guess on to the node's.
+    own = domain or (_domain(pod) if names.cluster else None)
+    domains = [own] if own else []
+    domains += [""] if names.docker else []  # "//": names without a dot, as a stack's services have
+    return (
+        "dnsmasq",
+        "--keep-in-foreground",
+        "--conf-file=/dev/null",
+        "--pid-file=",
+        "--user=root",  # there is no capability to become another user,
+        "--group=",  # nor for the groups
+        "--log-facility=-",
+        "--no-resolv",
+        "--no-hosts",
+        f"--port={FORWARDER_PORT}",
+        "--listen-address=127.0.0.1,::1",
+        "--bind-dynamic",  # Docker's containers may have no ::1
+        "--cache-size=1000",
+        "--edns-packet-max=1232",
+        *(f"--server={resolver}" for resolver in names.resolvers),
+        *(f"--server=/{domain}/{server}" for domain in domains for server in inside),
+        *(f"--rev-server={network},{server}" for network in reverse for server in inside),
+    )
+
+
+def needs_forwarder(names: Names, pod: ResolvConf) -> bool:
+    """Does anything lead to the forwarder? A redirection into the tunnel needs none."""
+    families = {ip_address(resolver).version for resolver in names.resolvers}
+    others = any(ip_address(server).version not in families for server in pod.nameservers)
+    return names.forwarded or others or DOCKER_RESOLVER in pod.nameservers
+
+
+def one_for_each_family(addresses: Iterable[Address]) -> tuple[Address, ...]:
+    """The first IPv4 address and the first IPv6 address."""
+    first: dict[int, Address] = {}
+    for address in addresses:
+        first.setdefault(address.version, address)
+    return tuple(first[version] for version in sorted(first))
+
+
+def _cluster(pod: ResolvConf) -> tuple[Address, ...]:
+    """The cluster's resolvers: those of resolv.conf that are not in the pod itself."""
+    return one_for_each_family(a for a in map(ip_address, pod.nameservers) if not a.is_loopback)
+
+
+def _domain(pod: ResolvConf) -> str:
+    """What follows "svc." in the search list that the kubelet writes."""
+    found = [domain.removeprefix("svc.") for domain in pod.search if domain.startswith("svc.")]
+    return found[0] if found else CLUSTER_DOMAIN
+
+
+def is_address(text: str) -> bool:
+    """An address, rather than a name? None with a zone (%eth0): no rule can say it."""
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return "%" not in text

@@ -1,0 +1,320 @@
+"""What may leave the pod, as nftables text: the file a security reviewer reads.
+
+Pure text, in nft's own spelling, so that `nft --stateless list` returns it byte for byte and drift is text
+inequality. The spellings are those that every nft from 1.0.6 on prints alike: later ones turn `priority -105` into
+`dstnat - 5`, and write a comparison of masked TCP flags in another way. Two tables, always loaded together in one
+transaction:
+
+  inet init_wg    decides. Its output chain drops by policy and stamps what it lets pass to the uplink.
+  netdev init_wg  the egress gate (kernel 5.16): sees every frame that leaves a link, also those that never
+                  meet the output hook (AF_PACKET). What no look-up has routed, what is not stamped and is not
+                  WireGuard: dropped. If the first table is deleted, nothing is stamped, and the gate closes.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False  # typing's own costs 5 ms, a quarter of the lockdown
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from init_wg.design.firewall.policy import Hole, Names, Policy
+
+NAME = "init_wg"
+# state.FWMARK and state.PASS_MARK, spelled as nft prints them; a unit test holds them together. Not imported:
+# the lockdown loads this module before anything else.
+_FWMARK, _PASS = "0x0000ca6c", "0x0000ca6d"
+# Docker's embedded resolver: it answers from the host's network, where no rule of the pod reaches.
+DOCKER_RESOLVER = "127.0.0.11"
+# Where the forwarder listens, and the source by which it is known when it asks Docker's resolver itself.
+FORWARDER_PORT, FORWARDER_SOURCE = 10053, "127.0.0.54"
+# On connections that came in and were let in: a bit of the connection's mark, whose others may be somebody's.
+_ADMITTED = "0x08000000"
+_DNS = "meta l4proto { tcp, udp } th dport 53"
+_NFPROTO = {"ip": "ipv4", "ip6": "ipv6"}
+# True for every packet that a routing look-up has sent here, for want of a better word: the expression reads the
+# realm of the packet's route and matches nothing if it has none, as a frame from AF_PACKET, whatever its mark.
+_ROUTED = "meta rtclassid != 4294967295"
+# The four message types of the WireGuard protocol (whitepaper, section 5.4): a type byte and three zero bytes.
+_WIREGUARD_MESSAGE = "@th,64,32 { 0x1000000, 0x2000000, 0x3000000, 0x4000000 }"
+# The type of a family's addresses, and how many elements nft prints in one line of a set that has a name.
+_SETS = {"ip": ("ipv4_addr", 2), "ip6": ("ipv6_addr", 1)}
+
+
+_Chain = tuple[str, str, list[str]]  # name, hook, rules
+_Set = tuple[str, list[str]]  # name, and what describes it
+# Every chain with a hook ends in a verdict of its own: while one ruleset replaces another, the new rules are in force
+# an instant before the new policies (582 replacements let 144 frames pass an egress chain that ended without; 0 with).
+_OUTPUT = "type filter hook output priority filter; policy drop;"
+_INPUT = "type filter hook input priority filter; policy drop;"
+_COMMON: list[_Chain] = [("forward", "type filter hook forward priority filter; policy drop;", ["drop"])]
+_REFUSE: _Chain = (
+    "refuse",
+    "",
+    ["meta l4proto tcp counter reject with tcp reset", "counter reject with icmpx admin-prohibited"],
+)
+
+
+def sealed(links: Iterable[str], hole: Hole | None = None, *, routed: bool = True) -> str:
+    """The lockdown: nothing leaves and nothing enters but through the loopback (and the hole for one query).
+
+    links: what the gate watches; routed: whether the kernel has realms (CONFIG_IP_ROUTE_CLASSID).
+    """
+    outgoing, incoming = _query(hole) if hole else ([], [])
+    if hole and any(_family(resolver) == "ip6" for resolver in hole.resolvers):
+        # Before IPv6 can ask, it has to find its neighbour on the link.
+        neighbours = "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } ip6 hoplimit 255"
+        outgoing.append(f"{neighbours} ip6 daddr {{ fe80::/10, ff02::/16 }} {_STAMP}")
+        incoming.append(f"{neighbours} accept")
+    output = [*outgoing, f"ip daddr {DOCKER_RESOLVER} jump refuse", 'oif "lo" accept', "jump refuse"]
+    chains = [("output", _OUTPUT, output), ("input", _INPUT, [*incoming, 'iif "lo" accept', "drop"]), *_COMMON]
+    inet = _table("inet", [_REFUSE, *chains])
+    # What an application sends does not come so far as to need a neighbour; our query does.
+    arp = ["ether type arp accept" if hole else "arp operation reply accept"]
+    return inet + _gate(tuple(links), arp, [], routed=routed)
+
+
+def opened(policy: Policy) -> str:
+    """Only the tunnel, its own packets, replies to connections that came in, and the bypass networks."""
+    admit = [f"ct state new ct mark set ct mark | {_ADMITTED}", "accept"]
+    chains: list[_Chain] = [("refuse_name", "", ["counter jump refuse"]), ("admit", "", admit)]
+    if policy.names:
+        chains.append(("names", "type nat hook output priority -115; policy accept;", _redirected(policy.names)))
+        chains.append(("sources", "type nat hook postrouting priority srcnat; policy accept;", _sources(policy)))
+    if replies := _replies(policy):
+        chains.append(("replies", "type route hook output priority mangle; policy accept;", replies))
+    chains += [("output", _OUTPUT, _output(policy)), ("input", _INPUT, _input(policy)), *_COMMON]
+    chains.append(("leaving", "type filter hook postrouting priority filter; policy drop;", _leaving(policy)))
+    inet = _table("inet", [_REFUSE, *chains], _sets(policy.bypass))
+    # Who asks for a stranger on the link is about to send there. Answers may go to anyone: a node asks from any of
+    # its addresses.
+    asked = [m.replace("ip daddr", "arp daddr ip") for m in _by_family("daddr", policy.neighbours) if m[:3] == "ip "]
+    arp = ["arp operation reply accept", *(f"arp operation request {match} accept" for match in asked)]
+    return inet + _gate(policy.links, arp, _wireguard(policy, ""), routed=policy.routed)
+
+
+def creation(ruleset: str) -> str:
+    """The text that loads `ruleset` where there is none, and fails where there is one. A third of the time of a
+    replacement: nothing is deleted, so the kernel has not to wait until no packet is in the old rules any more."""
+    return "".join(f"create table {family} {NAME}\n" for family in _families(ruleset)) + ruleset
+
+
+def replacement(ruleset: str) -> str:
+    """The text that puts `ruleset` in place of whatever is there: one transaction, no instant without rules."""
+    return removal(_families(ruleset)) + ruleset
+
+
+def removal(families: Iterable[str] = ("inet", "netdev")) -> str:
+    """Delete our tables, whether they are there or not: `table` first creates what `delete` then finds."""
+    return "".join(f"table {family} {NAME}\ndelete table {family} {NAME}\n" for family in families)
+
+
+def _families(ruleset: str) -> list[str]:
+    return [family for family in ("inet", "netdev") if f"table {family} {NAME} {{" in ruleset]
+
+
+def _output(policy: Policy) -> list[str]:
+    """The order matters: what is refused by name stands before the wider rule that would accept it."""
+    tunnel, uplink = f'oifname "{policy.tunnel}"', f'oifname "{policy.uplink}"'
+    rules = _query(policy.hole)[0] if policy.hole else []
+    rules += _docker_resolver(policy)
+    rules.append('oif "lo" accept')
+    # Never the tunnel inside itself: without their mark WireGuard's own packets come here, the provider takes what
+    # arrives for the pod having moved into the tunnel, and the two go on feeding each other for ever.
+    rules += [f"{tunnel} {_family(a)} daddr {a} udp dport {port} jump refuse" for a, port in policy.endpoints]
+    # Only with the tunnel's own source: a packet of the pod's address in the tunnel would come back elsewhere.
+    rules += [f"{tunnel} {match} accept" for match in _by_family("saddr", policy.tunnel_addresses)]
+    rules += [f"{rule} accept" for rule in _wireguard(policy, f"{uplink} ")]
+    # Replies to connections that came in. Never `ct state established`: with a rule or a route lost, that would
+    # let every established flow of the tunnel out in clear.
+    for match in _by_family("daddr", policy.pod_addresses):
+        # IPv6 replies were re-routed by their mark, and this chain still sees the device from before that.
+        device = f"{uplink} " if match.startswith("ip ") else ""
+        rules.append(f"{device}{_REPLY} ct original {match} {_STAMP}")
+    rules.append(
+        f"{uplink} icmpv6 type {{ nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert }} ip6 hoplimit 255 "
+        f"{_by_family('daddr', policy.neighbours)[-1]} {_STAMP}"
+    )
+    rules += _names(policy, uplink)
+    rules.append("meta l4proto { tcp, udp } th dport { 53, 853 } jump refuse_name")
+    rules += [f"{uplink} {match} {_STAMP}" for match in _beside("daddr", policy)]
+    return [*rules, "jump refuse"]
+
+
+def _names(policy: Policy, uplink: str) -> list[str]:
+    """The queries that were redirected, and those that may be asked on the uplink."""
+    rules = [f"{uplink} {match} {_DNS} {_STAMP}" for match in _by_family("daddr", policy.asked)]
+    if policy.names:
+        # Redirected into the tunnel; this chain still sees the device from before that, `leaving` the true one.
+        rules += [f"ct status dnat {_family(a)} daddr {a} {_DNS} accept" for a in policy.names.resolvers]
+        for here in ("ip daddr 127.0.0.1", "ip6 daddr ::1"):
+            rules.append(f"ct status dnat {here} meta l4proto {{ tcp, udp }} th dport {FORWARDER_PORT} accept")
+        for alias, resolver in policy.names.cluster:
+            family = _family(alias)
+            rules.append(f"{uplink} ct original {family} daddr {alias} {family} daddr {resolver} {_DNS} {_STAMP}")
+    return rules
+
+
+def _docker_resolver(policy: Policy) -> list[str]:
+    """Docker's embedded resolver asks from the host's network: only the forwarder may ask it, for a stack's own
+    names; in `cluster`, everybody."""
+    if DOCKER_RESOLVER in policy.asked:
+        return []
+    known = [f"ip saddr {FORWARDER_SOURCE} ip daddr {DOCKER_RESOLVER} accept"]
+    return [*(known if policy.names and policy.names.docker else []), f"ip daddr {DOCKER_RESOLVER} jump refuse_name"]
+
+
+def _redirected(names: Names) -> list[str]:
+    """Before Docker's own (-100), and only the first packet of a flow comes here."""
+    rules = [f"meta mark {_FWMARK} return"]  # our own query for an endpoint's name
+    if names.docker:
+        rules.append(f"ip saddr {FORWARDER_SOURCE} return")
+    for alias, resolver in names.cluster:
+        rules.append(f"{_family(alias)} daddr {alias} {_DNS} counter dnat {_family(alias)} to {resolver}")
+    rules += [f"{_family(a)} daddr {a} {_DNS} return" for a in names.resolvers]
+    # No source on the loopback can be sent into the tunnel, so Docker's resolver is always the forwarder's; what
+    # else answers on the loopback is a resolver of the pod's own, and its queries come by here too.
+    rules.append(f"ip daddr {DOCKER_RESOLVER} {_DNS} counter redirect to :{FORWARDER_PORT}")
+    rules += ["ip daddr 127.0.0.0/8 return", "ip6 daddr ::1 return"]
+    if names.forwarded:
+        return [*rules, f"{_DNS} counter redirect to :{FORWARDER_PORT}"]
+    rules += [f"meta nfproto {_NFPROTO[_family(a)]} {_DNS} counter dnat {_family(a)} to {a}" for a in names.resolvers]
+    return [*rules, f"{_DNS} counter redirect to :{FORWARDER_PORT}"]  # a family that the tunnel has no resolver of
+
+
+def _sources(policy: Policy) -> list[str]:
+    """A redirected query has the source of the way it was meant to go: give it the tunnel's."""
+    rules = []
+    for resolver in policy.names.resolvers if policy.names else ():
+        family = _family(resolver)
+        own = next((address for address in policy.tunnel_addresses if _family(address) == family), None)
+        if own:
+            match = f"{family} saddr != {own} {family} daddr {resolver} {_DNS}"
+            rules.append(f'oifname "{policy.tunnel}" {match} snat {family} to {own}')
+    return rules
+
+
+# Connection tracking begins an instant before the rules are in force, and takes a packet of an old flow that comes
+# in just then for a new connection. What the input chain has not admitted is no reply, therefore.
+_REPLY = f"ct direction reply ct mark & {_ADMITTED} == {_ADMITTED}"
+_STAMP = f"meta mark set {_PASS} accept"
+
+
+def _replies(policy: Policy) -> list[str]:
+    """IPv6 replies find the way home by a mark: `from <pod address>` would also catch the second look-up
+    that IPv6 makes, with a source it chose itself, when the first one failed."""
+    matches = [match for match in _by_family("daddr", policy.pod_addresses) if match.startswith("ip6")]
+    return [f"{_REPLY} ct original {match} meta mark set {_PASS}" for match in matches]
+
+
+def _wireguard(policy: Policy, device: str) -> list[str]:
+    """WireGuard's own packets: by mark and address and port and form. A mark alone proves nothing: an
+    application with CAP_NET_RAW may set any (since Linux 5.17)."""
+    return [
+        f"{device}meta mark {_FWMARK} {_family(address)} daddr {address} udp dport {port} {_WIREGUARD_MESSAGE}"
+        for address, port in policy.endpoints
+    ]
+
+
+def _input(policy: Policy) -> list[str]:
+    tunnel, uplink = f'iifname "{policy.tunnel}"', f'iifname "{policy.uplink}"'
+    rules = _query(policy.hole)[1] if policy.hole else []
+    rules.append('iif "lo" accept')
+    rules += [f"{tunnel} {_family(a)} saddr {a} udp sport {port} drop" for a, port in policy.endpoints]
+    rules.append(f"{tunnel} ct state established,related accept")
+    if policy.input_ports:
+        rules.append(f"{tunnel} meta l4proto {{ tcp, udp }} th dport {_set(map(str, policy.input_ports))} accept")
+    # To the tunnel's addresses, but not through the tunnel: CVE-2019-14899.
+    rules += [f"{match} drop" for match in _by_family("daddr", policy.tunnel_addresses)]
+    rules.append(f"{uplink} ct direction reply accept")
+    rules += [f"{uplink} {_family(a)} saddr {a} udp sport {port} accept" for a, port in policy.endpoints]
+    # A flow from before the lockdown: its server goes on sending, conntrack would take that for a connection that
+    # came in, and what the pod answers for a reply. In mid-stream TCP, and UDP to a port that clients use
+    # (net.ipv4.ip_local_port_range), only the bypass networks may begin.
+    rules += [f"{uplink} ct state new tcp flags {flags} counter drop" for flags in ("! syn", "fin,rst,ack")]
+    rules += [f"{uplink} {match} jump admit" for match in _beside("saddr", policy)]
+    rules.append(f"{uplink} ct state new udp dport 32768-65535 counter drop")
+    return [*rules, f"{uplink} jump admit"]
+
+
+def _leaving(policy: Policy) -> list[str]:
+    """The second look, at the device that a packet really takes: the output chain does not see where another
+    table's route chain or a DNAT has sent it afterwards."""
+    uplink = f'oifname "{policy.uplink}"'
+    rules = ['oif "lo" accept', f'oifname "{policy.tunnel}" accept', f"{uplink} meta mark {_PASS} accept"]
+    return [*rules, *(f"{rule} accept" for rule in _wireguard(policy, f"{uplink} ")), "counter drop"]
+
+
+def _query(hole: Hole) -> tuple[list[str], list[str]]:
+    """Out and back. The original port: Docker's own rules have changed 53 to another before we see it."""
+    outgoing = [
+        f"meta mark {_FWMARK} {match} udp sport {hole.source_port} ct original proto-dst 53 {_STAMP}"
+        for match in _by_family("daddr", hole.resolvers)
+    ]
+    incoming = [
+        f"{match} udp dport {hole.source_port} ct direction reply accept"
+        for match in _by_family("saddr", hole.resolvers)
+    ]
+    return outgoing, incoming
+
+
+def has_gate(ruleset: str) -> tuple[bool, bool]:
+    """Is the gate in this text, and does it ask whether a packet was routed?"""
+    return f"table netdev {NAME} {{" in ruleset, _ROUTED in ruleset
+
+
+def _gate(links: tuple[str, ...], arp: list[str], wireguard: list[str], *, routed: bool) -> str:
+    if not links:
+        return ""
+    devices = f'device "{links[0]}"' if len(links) == 1 else f"devices = {{ {', '.join(links)} }}"
+    hook = f"type filter hook egress {devices} priority filter; policy drop;"
+    egress = [*arp, f"{_ROUTED} jump routed" if routed else "jump routed", "counter drop"]
+    accepted = [f"meta mark {_PASS} accept", *(f"{rule} accept" for rule in wireguard)]
+    return _table("netdev", [("routed", "", accepted), ("egress", hook, egress)])
+
+
+def _beside(field: str, policy: Policy) -> list[str]:
+    """One match per family for the bypass networks: `ip daddr @bypass_ip`."""
+    return [f"{family} {field} @bypass_{family}" for family, _ in _families_of(policy.bypass)]
+
+
+def _sets(bypass: Iterable[str]) -> list[_Set]:
+    """The bypass networks by name: there may be thousands, and written out in two rules they take nft twice as long.
+    Constant: none is added while a rule asks for it."""
+    found = []
+    for family, members in _families_of(bypass):
+        kind, width = _SETS[family]
+        lines = [", ".join(members[at : at + width]) for at in range(0, len(members), width)]
+        elements = ",\n\t\t\t     ".join(lines)
+        found.append((f"bypass_{family}", [f"type {kind}", "flags constant,interval", f"elements = {{ {elements} }}"]))
+    return found
+
+
+def _table(family: str, chains: list[_Chain], sets: Iterable[_Set] = ()) -> str:
+    blocks = [(f"set {name}", lines) for name, lines in sets]
+    blocks += [(f"chain {name}", [hook, *rules]) for name, hook, rules in chains]
+    bodies = [
+        "\n".join([f"\t{title} {{", *(f"\t\t{line}" for line in lines if line), "\t}\n"]) for title, lines in blocks
+    ]
+    return f"table {family} {NAME} {{\n" + "\n".join(bodies) + "}\n"
+
+
+def _by_family(field: str, values: Iterable[str]) -> list[str]:
+    """One match per family: `ip daddr { ... }` and `ip6 daddr { ... }`, only for what is there."""
+    return [f"{family} {field} {_set(members)}" for family, members in _families_of(values)]
+
+
+def _families_of(values: Iterable[str]) -> list[tuple[str, list[str]]]:
+    """What there is of each family, if anything."""
+    values = tuple(values)
+    families = [(word, [v for v in values if _family(v) == word]) for word in ("ip", "ip6")]
+    return [(word, members) for word, members in families if members]
+
+
+def _set(members: Iterable[str]) -> str:
+    """nft prints a set of one without braces."""
+    listed = list(members)
+    return listed[0] if len(listed) == 1 else f"{{ {', '.join(listed)} }}"
+
+
+def _family(address: str) -> str:
+    return "ip6" if ":" in address else "ip"

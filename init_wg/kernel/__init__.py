@@ -1,0 +1,1 @@
+"""The seams to the kernel and to other programs: netlink, WireGuard, nft, processes, the lock."""

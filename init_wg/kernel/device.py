@@ -1,0 +1,27 @@
+"""wg0 itself: reading and changing a WireGuard device, whoever implements it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from init_wg.kernel import wg_netlink, wg_uapi
+from init_wg.model.state import TUN, WIREGUARD
+
+if TYPE_CHECKING:
+    from init_wg.model.wireguard import Change, Reading
+
+
+def read(name: str, kind: str) -> Reading | None:
+    """The device called `name`, or None when there is none that answers. kind is the link's.
+
+    Raises OSError when the kernel refuses (no NET_ADMIN).
+    """
+    return wg_netlink.read(name) if kind == WIREGUARD else wg_uapi.read(name) if kind == TUN else None
+
+
+def write(name: str, kind: str, wanted: Change) -> None:
+    """Apply a change. Raises OSError, or KernelError when wireguard-go does not answer."""
+    if kind == WIREGUARD:
+        wg_netlink.write(name, wanted)
+    else:
+        wg_uapi.write(name, wanted)

@@ -1,0 +1,98 @@
+"""The one place that runs nft."""
+
+from __future__ import annotations
+
+from init_wg.design.firewall import killswitch
+from init_wg.errors import KernelError
+from init_wg.kernel import process
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# nft asks /etc/protocols for the names that it prints, and small systems have none: always numbers, then names again.
+_PROTOCOLS = (("6", "tcp"), ("{ 6, 17 }", "{ tcp, udp }"))
+
+
+def load(text: str) -> None:
+    """Load a text in one transaction: all of it or nothing. Raises KernelError with nft's own words."""
+    _load(text, None)
+
+
+def begin(text: str) -> None:
+    """The same, but do not wait until nft has ended: from the kernel's commit on the text is in force, and all that
+    nft still waits for, some 15 ms, is that the memory of the old one is freed. Where a commit that somebody else
+    makes meanwhile does no harm if it is taken for ours: to open what is sealed.
+    """
+    from init_wg.kernel import netlink  # not sooner: the lockdown needs this module without
+
+    before = netlink.generation()
+    _load(text, lambda: netlink.generation() != before)
+
+
+def _load(text: str, done: Callable[[], bool] | None) -> None:
+    ended = _nft(("-f", "-"), text, done)
+    if ended.status:
+        raise KernelError(f"nft refuses the kill-switch: {_first_line(ended.stderr)}")
+
+
+def listing() -> str:
+    """Our tables as nft prints them, without counters; "" when neither is there. Raises KernelError."""
+    # By family: one `list table` that finds nothing makes nft list neither, and two runs take twice as long.
+    ended = _nft(("--stateless", "--numeric-protocol", "-f", "-"), "list ruleset inet\nlist ruleset netdev\n")
+    if ended.status and "Operation not permitted" in ended.stderr:
+        raise KernelError(
+            "permission denied: reading the rules needs the capability NET_ADMIN: ask in the watchdog's container "
+            "(kubectl exec POD -c init-wg-watchdog -- init-wg status)"
+        )
+    if ended.status:
+        raise KernelError(f"nft cannot list the rules: {_first_line(ended.stderr)}")
+    ours, lines = False, []
+    for line in ended.stdout.splitlines(keepends=True):
+        if line.startswith("table "):
+            ours = line.split()[2] == killswitch.NAME
+        if ours:
+            lines.append(line)
+    text = "".join(lines)
+    for number, name in _PROTOCOLS:
+        text = text.replace(f"meta l4proto {number} ", f"meta l4proto {name} ")
+    return text
+
+
+def counters() -> dict[str, int]:
+    """Packets by chain since the kill-switch was loaded, e.g. {"refuse": 3, "refuse_name": 1, "names": 12}.
+
+    refuse: all that was refused; refuse_name: DNS among it; names: queries that were redirected.
+    """
+    chain = ""
+    packets: dict[str, int] = {}
+    for line in _nft(("list", "table", "inet", killswitch.NAME), "").stdout.splitlines():
+        words = line.split()
+        if words[:1] == ["chain"]:
+            chain = words[1]
+        if "packets" in words:
+            packets[chain] = packets.get(chain, 0) + int(words[words.index("packets") + 1])
+    return packets
+
+
+def egress_hook(link: str) -> tuple[bool, bool]:
+    """Does the kernel (5.16 and later) let us watch what leaves a link, and ask whether it was routed?
+
+    Asked without changing anything.
+    """
+    for routed in (True, False):
+        if _nft(("--check", "-f", "-"), killswitch.sealed((link,), routed=routed)).status == 0:
+            return True, routed
+    return False, False
+
+
+def _nft(arguments: tuple[str, ...], text: str, done: Callable[[], bool] | None = None) -> process.Result:
+    try:
+        return process.run(("nft", *arguments), text, done)
+    except FileNotFoundError:
+        raise KernelError("nft is not installed: use the image, or install the package nftables") from None
+
+
+def _first_line(text: str) -> str:
+    lines = [line for line in text.splitlines() if line.strip()]
+    return lines[0] if lines else "it gives no reason"

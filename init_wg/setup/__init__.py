@@ -1,0 +1,1 @@
+"""Sealing, observing, applying, connecting: the commands at work."""

@@ -1,0 +1,177 @@
+"""Observe, plan, apply, observe again: setup, repair and check are this one loop."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
+
+from init_wg import log
+from init_wg.config import tunnel as config
+from init_wg.design import bypass, desired, dns
+from init_wg.design import pod as pods
+from init_wg.design.firewall import killswitch
+from init_wg.design.plan import Step, plan
+from init_wg.errors import ConfigError, VerifyError
+from init_wg.kernel import netlink, nft
+from init_wg.model.state import INET, INET6, TUN, WIREGUARD, State
+from init_wg.setup import apply, lockdown
+from init_wg.setup.observe import Observation, observe
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from init_wg.config.settings import Settings
+    from init_wg.config.tunnel import Tunnel
+    from init_wg.design.bypass import Bypass
+    from init_wg.design.firewall.policy import Hole
+    from init_wg.design.pod import Pod
+
+#: Rounds of observe and apply until nothing differs. One does it; more only against something that interferes.
+ROUNDS = 4
+#: From so many routes on they are added together.
+BULK = 64
+
+
+class Goal(NamedTuple):
+    """What to reconcile with: the settings, one server, and its peers' endpoints by public key, as addresses."""
+
+    settings: Settings
+    environment: Mapping[str, str]
+    tunnel: Tunnel
+    endpoints: dict[str, tuple[str, int]]
+
+
+class Comparison(NamedTuple):
+    """The pod as seen, the bypass, the state it should have, and the steps between.
+
+    sealed: the lockdown's text, as this kernel takes it.
+    """
+
+    pod: Pod
+    bypass: Bypass
+    want: State
+    steps: tuple[Step, ...]
+    sealed: str
+
+
+def converge(kernel: netlink.Socket, goal: Goal, seen: Observation) -> tuple[Observation, bool]:
+    """Apply what differs from the goal until nothing does.
+
+    Returns the last look, and whether WireGuard itself was changed. Raises KernelError, and VerifyError when
+    it reads back different.
+    """
+    kind = preferred_kind(goal.settings, seen.state)
+    comparison = compare(goal, seen, kind)
+    changed = False
+    for number in range(ROUNDS):
+        if not comparison.steps:
+            return seen, changed
+        if number == 0:
+            log.info(comparison.bypass.explanation)
+        try:
+            changed |= _apply(kernel, goal.settings, comparison.steps)
+        except apply.NoKernelWireGuardError:
+            log.info("the kernel has no WireGuard: using wireguard-go")
+            kind = TUN
+            if comparison.steps[0].action == "create-link":  # nothing has changed, so there is nothing to look at again
+                comparison = _with_kind(comparison, seen, kind)
+                continue
+        seen = observe(kernel, goal.settings.interface)
+        comparison = compare(goal, seen, kind)
+    return _give_up(goal.tunnel, comparison)
+
+
+def _with_kind(comparison: Comparison, seen: Observation, kind: str) -> Comparison:
+    link = comparison.want.link
+    want = comparison.want._replace(link=link._replace(kind=kind) if link else None)
+    return comparison._replace(want=want, steps=plan(want, seen.state, comparison.sealed))
+
+
+def _apply(kernel: netlink.Socket, settings: Settings, steps: tuple[Step, ...]) -> bool:
+    """Run the steps in their order; returns whether WireGuard itself was changed."""
+    for bulk, group in groupby(steps, lambda step: step.action == "add-route"):
+        together = list(group)
+        if log.enabled("debug"):
+            for step in together:
+                log.debug(str(step))
+        if bulk and len(together) > BULK:
+            apply.run_many(kernel, together)
+            continue
+        for step in together:
+            apply.run(kernel, settings, step)
+    return any(step.action in ("configure", "link-up") for step in steps)
+
+
+def compare(goal: Goal, seen: Observation, kind: str, hole: Hole | None = None) -> Comparison:
+    """What is there against what should be, for an interface of this kind."""
+    settings, tunnel = goal.settings, goal.tunnel
+    pod = pods.discover(seen.kernel, settings.interface)
+    chosen = bypass.choose(settings, pod, tunnel, goal.environment.get("KUBERNETES_SERVICE_HOST"))
+    gate, routed = _gate(settings, pod, seen.state.ruleset)
+    resolv_conf = dns.read()
+    now = desired.Circumstances(
+        kind=kind,
+        endpoints=goal.endpoints,
+        families=_families(settings.interface),
+        gate=gate,
+        routed=routed,
+        bypass=chosen,
+        others=seen.state.others,
+        names=dns.choose(settings, tunnel, resolv_conf),
+        asked=dns.asked(settings, resolv_conf),
+        hole=hole,
+    )
+    want = desired.state(settings, tunnel, pod, now)
+    sealed = killswitch.sealed(pod.links if gate else (), routed=routed)
+    return Comparison(pod, chosen, want, plan(want, seen.state, sealed), sealed)
+
+
+def down(kernel: netlink.Socket, settings: Settings) -> None:
+    """Take away all that is ours. The pod is open then, as it was before: only on explicit request."""
+    have = observe(kernel, settings.interface).state
+    for step in plan(desired.nothing(have), have, ""):
+        apply.run(kernel, settings, step)
+
+
+def preferred_kind(settings: Settings, have: State) -> str:
+    """A device that answers is kept, whatever made it, unless the setting names the other implementation."""
+    if settings.implementation != "auto":
+        return WIREGUARD if settings.implementation == "kernel" else TUN
+    return have.link.kind if have.link and have.device else WIREGUARD
+
+
+def _give_up(tunnel: Tunnel, comparison: Comparison) -> NoReturn:
+    """Applied, and still different. If the kill-switch itself cannot be trusted, seal the pod again."""
+    steps = comparison.steps
+    if any(step.action in ("load", "open") for step in steps):
+        lockdown.reseal(list(comparison.pod.links))
+    if any(step.action == "configure" for step in steps):
+        try:
+            config.refuse_own_key(tunnel)
+        except ConfigError:
+            if comparison.want.ruleset:
+                lockdown.reseal(list(comparison.pod.links))
+            raise
+    raise VerifyError(
+        f"applied, but it reads back different: {'; '.join(map(str, steps[:3]))}; "
+        "something else in this pod is changing its network: find it, or give the pod's network to init-wg alone"
+    )
+
+
+def _gate(settings: Settings, pod: Pod, ruleset: str) -> tuple[bool, bool]:
+    """What of the egress gate the kernel has. A gate that is in place and whole proves it; else ask."""
+    if not settings.kill_switch:
+        return False, False
+    found = killswitch.has_gate(ruleset)
+    return found if all(found) else nft.egress_hook(pod.links[0])
+
+
+def _families(interface: str) -> tuple[int, ...]:
+    """Docker and others switch IPv6 off where the network has none; adding its addresses is an error then."""
+    for name in (interface, "default"):
+        try:
+            with open(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6") as file:
+                return (INET,) if file.read().strip() == "1" else (INET, INET6)
+        except OSError:
+            continue
+    return (INET,)

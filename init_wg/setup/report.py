@@ -1,0 +1,130 @@
+"""What people and programs are shown: status as text and JSON, and what a file would set up. Never a key but
+the public ones."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from init_wg.design import dns
+from init_wg.errors import InitWgError
+from init_wg.kernel import nft, sealed
+from init_wg.kernel.netlink import Socket
+from init_wg.setup import connect
+from init_wg.setup.observe import observe
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from init_wg.config.settings import Settings
+    from init_wg.config.tunnel import Tunnel
+
+
+def status(settings: Settings, environment: Mapping[str, str]) -> dict[str, Any]:
+    """Everything there is to know, as plain values. Times are Unix seconds, 0 for never."""
+    with Socket() as kernel:
+        seen = observe(kernel, settings.interface)
+    state, server = seen.state, None
+    resolvers: tuple[str, ...] = ()
+    counters = nft.counters() if state.ruleset else {}
+    try:
+        tunnel, comparison = connect.compare(settings, environment)
+        drift, server = [str(step) for step in comparison.steps], tunnel.name
+        chosen = dns.choose(settings, tunnel, dns.read())
+        resolvers = chosen.resolvers if chosen else ()
+    except InitWgError as error:
+        drift = [str(error)]
+    return {
+        "interface": settings.interface,
+        "implementation": {"wireguard": "kernel", "tun": "userspace"}.get(state.link.kind if state.link else ""),
+        "server": server,
+        "up": bool(state.link and state.link.up and state.device and not drift),
+        "sealed": sealed.in_place(),
+        "addresses": sorted(f"{a.address}/{a.prefix_length}" for a in state.addresses),
+        "mtu": state.link.mtu if state.link else None,
+        "peers": [
+            {
+                "public_key": peer.public_key,
+                "endpoint": f"{_bracketed(peer.endpoint[0])}:{peer.endpoint[1]}" if peer.endpoint else None,
+                "allowed_ips": sorted(peer.allowed_ips),
+                "keepalive": peer.keepalive,
+                "latest_handshake": seen.traffic[peer.public_key].latest_handshake,
+                "received_bytes": seen.traffic[peer.public_key].received_bytes,
+                "sent_bytes": seen.traffic[peer.public_key].sent_bytes,
+            }
+            for peer in sorted(state.device.peers if state.device else (), key=lambda peer: peer.public_key)
+        ],
+        "rules": len(state.rules),
+        "routes": len(state.routes),
+        "refused_packets": counters.get("refuse", 0),
+        "dns": {
+            "mode": settings.dns_mode if settings.dns_config else "off",
+            "resolvers": list(resolvers),
+            "redirected_queries": counters.get("names", 0),
+            "refused_queries": counters.get("refuse_name", 0),
+        },
+        "drift": drift,
+    }
+
+
+def as_json(facts: dict[str, Any]) -> str:
+    """One object."""
+    from json import dumps
+
+    return dumps(facts, indent=2)
+
+
+def as_text(facts: dict[str, Any]) -> str:
+    """For a terminal."""
+    dns = facts["dns"]
+    lines = [
+        (
+            f"tunnel:      {'up' if facts['up'] else 'NOT UP'}"
+            f" ({facts['interface']}, {facts['implementation'] or 'absent'})"
+        ),
+        f"kill-switch: {'in place' if facts['sealed'] else 'NOT IN PLACE'}, {facts['refused_packets']} packets refused",
+        f"server:      {facts['server'] or 'none'}",
+        f"addresses:   {', '.join(facts['addresses']) or 'none'}, MTU {facts['mtu']}",
+    ]
+    lines.append(
+        f"DNS:         {dns['mode']}: {', '.join(dns['resolvers']) or 'as addressed'}; "
+        f"{dns['redirected_queries']} queries redirected, {dns['refused_queries']} refused"
+    )
+    for peer in facts["peers"]:
+        age = time.time() - peer["latest_handshake"]
+        handshake = f"handshake {age:.0f} s ago" if peer["latest_handshake"] else "no handshake yet"
+        lines += [
+            f"peer:        {peer['public_key']} at {peer['endpoint']}",
+            f"             {handshake}, received {_size(peer['received_bytes'])}, sent {_size(peer['sent_bytes'])}",
+            f"             allowed IPs {', '.join(peer['allowed_ips'])}",
+        ]
+    lines += [f"drift:       {line}" for line in facts["drift"]] or ["drift:       none"]
+    return "\n".join(lines)
+
+
+def preview(tunnel: Tunnel) -> str:
+    """What a file would set up."""
+    lines = [
+        f"{tunnel.path}: right",
+        f"server:      {tunnel.name}",
+        f"addresses:   {', '.join(map(str, tunnel.addresses))}",
+        f"MTU:         {tunnel.mtu or 'the MTU of the uplink minus 80'}",
+        f"resolvers:   {', '.join(map(str, tunnel.dns)) or 'none: queries go through the tunnel to whom they name'}",
+    ]
+    for peer in tunnel.peers:
+        where = f"{_bracketed(peer.endpoint.host)}:{peer.endpoint.port}" if peer.endpoint else "nowhere"
+        lines.append(f"peer:        {peer.public_key} at {where}")
+        lines.append(f"             allowed IPs {', '.join(map(str, peer.allowed_ips))}")
+    return "\n".join([*lines, *(f"note:        {notice}" for notice in tunnel.notices)])
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"

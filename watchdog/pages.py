@@ -1,0 +1,136 @@
+""":9999 itself: which page is where, and what the kernel says at the moment when one is asked for.
+
+Probes ask for / all the time, so its answer is ready before they do; the other pages are rendered when asked for.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from init_wg import __version__, log
+from init_wg.errors import InitWgError
+from init_wg.kernel import sealed as kill_switch
+from watchdog import facts, status
+from watchdog.web import metrics
+from watchdog.web.server import Reply, Server, listen
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from watchdog.loop import Loop
+    from watchdog.settings import Settings
+    from watchdog.status import Status
+
+#: Characters of a reason: some hold words of a server far away.
+LONGEST_REASON = 400
+#: Seconds until a port that is taken is tried again.
+LISTEN_AGAIN = 5.0
+_JSON = "application/json"
+_IMPLEMENTATIONS = {"wireguard": "kernel", "tun": "userspace"}
+
+
+class Endpoint:
+    """`told` tells what the watchdog knows; `disabled` why it could not repair anything, "" when it could."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        settings: Settings,
+        kernel: facts.Kernel,
+        told: Callable[[], Status],
+        disabled: Callable[[], str],
+    ) -> None:
+        self._loop = loop
+        self._settings = settings
+        self._kernel = kernel
+        self._told = told
+        self._disabled = disabled
+        self._started = time.time()
+        self._server: Server | None = None
+        self._up: bool | None = None
+        self._page = Reply(503, "VPN is not active: the watchdog is starting")
+
+    def open(self) -> None:
+        """Listen, now or as soon as the port is free; repairs matter more."""
+        pages = {
+            b"/": self._health_page,
+            b"/healthz": self._health_page,
+            b"/readyz": self._health_page,
+            b"/livez": self._live_page,
+            b"/metrics": self._metrics_page,
+            b"/status": self._status_page,
+        }
+        try:
+            listener = listen(self._settings.health_port)
+        except OSError as error:
+            log.error(
+                f"port {self._settings.health_port} cannot be listened on ({error.strerror}): "
+                f"set HEALTH_PORT to a free one; trying again in {LISTEN_AGAIN:g} s"
+            )
+            self._loop.call_later(LISTEN_AGAIN, self.open)
+            return
+        self._server = Server(self._loop, listener, pages, log.error)
+
+    def close(self) -> None:
+        """Leave the port to others."""
+        if self._server:
+            self._server.close()
+
+    def publish(self, reason: str) -> bool:
+        """Why the VPN is not active, "" when it is, from now on. Returns whether it turned."""
+        up = not reason
+        body = "VPN is active" if up else f"VPN is not active: {' '.join(reason.split())[:LONGEST_REASON]}"
+        if body != self._page.body:
+            self._page = Reply(200 if up else 503, body)
+        before, self._up = self._up, up
+        return up != before
+
+    def _health_page(self) -> Reply:
+        return self._page
+
+    def _live_page(self) -> Reply:
+        disabled = self._disabled()
+        if disabled:
+            return Reply(503, f"the watchdog cannot repair: {disabled}")
+        return Reply(200, "the watchdog works")
+
+    def _metrics_page(self) -> Reply:
+        return Reply(200, metrics.render(self._values(self._told())), metrics.CONTENT_TYPE)
+
+    def _status_page(self) -> Reply:
+        told = self._told()
+        return Reply(200, status.render(told, self._values(told)), _JSON)
+
+    def _values(self, told: Status) -> metrics.Values:
+        try:
+            reading = self._kernel.device()
+        except (OSError, InitWgError):
+            reading = None
+        server = facts.current(told.servers, reading)
+        try:
+            sealed, refused = kill_switch.in_place(), facts.counters("refuse")
+            queries: tuple[int, ...] = sum(facts.counters("names")), sum(facts.counters("refuse_name"))
+        except OSError:
+            sealed, refused, queries = None, (), ()
+        return metrics.Values(
+            version=__version__,
+            python=sys.version.split()[0],
+            interface=self._settings.interface,
+            implementation=_IMPLEMENTATIONS.get(self._kernel.kind, ""),
+            server=server.name if server else "",
+            up=bool(self._up),
+            sealed=sealed,
+            refused=refused,
+            queries=queries,
+            peers=facts.peers(reading),
+            runs=told.incidents.runs,
+            repairs=told.incidents.repairs,
+            repair_seconds=told.incidents.repair_seconds,
+            failed_repairs=told.incidents.failed_repairs,
+            failovers=told.incidents.failovers,
+            verifications=told.exit_check.results,
+            connections=len(self._server) if self._server else 0,
+            started=self._started,
+        )
