@@ -1,0 +1,85 @@
+"""The documents: links lead somewhere, named tests exist, and sentences follow CONTRIBUTING.md."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = sorted(
+    path.relative_to(ROOT).as_posix()
+    for path in ROOT.rglob("*.md")
+    if not any(part.startswith(".") or part == "node_modules" for part in path.relative_to(ROOT).parts)
+)
+#: Written before the rule; each leaves this list when it is rewritten, and none may join it.
+BEFORE_THE_RULE = {"CHANGELOG.md", "README.md", "compose/README.md", "k8s/README.md", "watchdog/README.md"}
+LONGEST_SENTENCE = 30  # words
+FORBIDDEN = ("What", "Who", "Whoever", "Nobody", "Nothing", "None")
+
+
+def prose(text: str) -> list[str]:
+    """The sentences of a Markdown text: without code, tables, headings, link targets and list marks."""
+    text = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    paragraphs: list[str] = [""]
+    for line in text.splitlines():
+        if not line.strip() or line.startswith(("#", "|", "    ")):
+            paragraphs.append("")
+        elif re.match(r"\s*(-|\*|\d+\.) ", line):
+            paragraphs.append(re.sub(r"^\s*(-|\*|\d+\.) ", "", line))
+        else:
+            paragraphs[-1] += " " + line.strip()
+    sentences = []
+    for paragraph in paragraphs:
+        plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", paragraph).replace("**", "")
+        plain = re.sub(r"`[^`]*`", "code", plain)
+        sentences += [s.strip() for s in re.split(r"(?<=[.!?:])\s+", plain) if s.strip()]
+    return sentences
+
+
+def test_the_tool_sees_what_it_must() -> None:
+    """Positive control."""
+    assert prose("# A\nWhat is\nthis. It\n\n- is `a b`.\n\n| What |\n```\nNone\n```") == [
+        "What is this.",
+        "It",
+        "is code.",
+    ]
+
+
+def test_the_list_of_older_documents_only_shrinks() -> None:
+    assert set(DOCUMENTS) >= BEFORE_THE_RULE
+
+
+@pytest.mark.parametrize("document", [each for each in DOCUMENTS if each not in BEFORE_THE_RULE])
+def test_sentences(document: str) -> None:
+    found = prose((ROOT / document).read_text())
+    assert not [sentence for sentence in found if sentence.split()[0].strip('"(') in FORBIDDEN]
+    assert not [sentence for sentence in found if len(sentence.split()) > LONGEST_SENTENCE]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_lead_somewhere(document: str) -> None:
+    path = ROOT / document
+    targets = re.findall(r"\]\(([^)\s]+)\)", re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL))
+    local = [target.partition("#")[0] for target in targets if not re.match(r"[a-z]+:", target)]
+    assert not [target for target in local if target and not (path.parent / target).exists()]
+
+
+def test_every_named_test_exists() -> None:
+    """docs/guarantees.md names a test for each row."""
+    named = 0
+    for line in (ROOT / "docs/guarantees.md").read_text().splitlines():
+        file = ""
+        for word in re.findall(r"tests/[\w/]+\.py|`test_\w+`", line):
+            if word.startswith("tests/"):
+                file = (ROOT / word).read_text()
+            else:
+                assert f"def {word.strip('`')}(" in file, word
+                named += 1
+    assert named > 10
+
+
+def test_each_row_of_the_guarantees_is_shown_by_a_test() -> None:
+    rows = [line for line in (ROOT / "docs/guarantees.md").read_text().splitlines() if line.startswith("| ")]
+    assert not [row for row in rows if "shown by" not in row and "`test_" not in row]
