@@ -8,7 +8,8 @@ leave the pod that could not leave before:
   3  the interface is made and configured while it is down, with the mark before the first peer
   4  addresses, the unreachable defaults under the tunnel's, the rules
   5  the sealed kill-switch is opened, for the tunnel and what bypasses it by name
-  6  the interface goes up; its routes, which need that, come last
+  6  the interface goes up; then its routes, which need that
+  7  what makes a peer shake hands by itself comes last: refused, it would be tried again only after 5 s
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from init_wg.model import wireguard
-from init_wg.model.state import DEFAULT, INET, TUN, WIREGUARD, Address, Link, Route, Rule, State
+from init_wg.model.state import DEFAULT, INET, TUN, WIREGUARD, Address, Device, Link, Route, Rule, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,6 +61,7 @@ def plan(want: State, have: State, sealed: str) -> tuple[Step, ...]:
     steps += [_add_route(route) for route in missing if route.kind != "unreachable"]
     if not want.ruleset:  # ENABLE_KILL_SWITCH=false: what protected until now goes when all else stands
         steps += opening
+    steps += _keepalive(want, have)
     return tuple(steps)
 
 
@@ -125,16 +127,28 @@ def _interface(want: State, have: State, *, replaced: bool) -> Iterator[Step]:
         yield Step("delete-link", found, what, _kind(link.kind), kind)
     if found is None or replaced:
         yield Step("create-link", link, what, _kind(link.kind), "none")
-    difference = wireguard.change(have.device, want.device)
+    difference = wireguard.change(have.device, want.device)._replace(keepalives=())
     if any(value for value in difference) or difference.fwmark is not None:
-        yield Step(
-            "configure", (link.kind, difference), f"WireGuard settings of {link.name}", *_settings(difference, have)
-        )
+        words = _settings(difference, want.device, have)
+        yield Step("configure", (link.kind, difference), f"WireGuard settings of {link.name}", *words)
     if found is None or replaced or found.mtu != link.mtu:
         yield Step("set-mtu", link, f"MTU of {link.name}", str(link.mtu), str(found.mtu) if found else "none")
 
 
-def _settings(difference: wireguard.Change, have: State) -> tuple[str, str]:
+def _keepalive(want: State, have: State) -> Iterator[Step]:
+    if not want.link or not want.device:
+        return
+    difference = wireguard.change(have.device, want.device)
+    if difference.keepalives:
+        item = want.link.kind, wireguard.Change(None, None, None, (), (), difference.keepalives)
+        peers = have.device.peers if have.device else ()
+        known = {peer.public_key: str(peer.keepalive) for peer in peers if peer.public_key not in difference.removed}
+        wanted = ", ".join(str(seconds) for _, seconds in difference.keepalives)
+        found = ", ".join(known.get(key, "none") for key, _ in difference.keepalives)
+        yield Step("keepalive", item, f"keepalive of {want.link.name}", wanted, found)
+
+
+def _settings(difference: wireguard.Change, want: Device, have: State) -> tuple[str, str]:
     """In words, and without keys."""
     if have.device is None:
         return f"{len(difference.peers)} peer(s)", "not configured"
@@ -145,15 +159,14 @@ def _settings(difference: wireguard.Change, have: State) -> tuple[str, str]:
         words.append(f"listen port {have.device.listen_port}")
     if difference.fwmark is not None:
         words.append(f"fwmark {have.device.fwmark}")
-    if difference.removed:
-        words.append(f"{len(difference.removed)} peer(s) too many")
+    if extra := set(difference.removed) - {peer.public_key for peer in want.peers}:
+        words.append(f"{len(extra)} peer(s) too many")
     known = {peer.public_key: peer for peer in have.device.peers}
     for peer in difference.peers:
         before = known.get(peer.public_key)
         if before is None:
             words.append("a peer missing")
-        else:
-            fields = [n.replace("_", " ") for n in before._fields if getattr(before, n) != getattr(peer, n)]
+        elif fields := [n.replace("_", " ") for n in before._fields[:-1] if getattr(before, n) != getattr(peer, n)]:
             words.append(f"another {' and '.join(fields)} of a peer")
     return "as configured", ", ".join(words)
 

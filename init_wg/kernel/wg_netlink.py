@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _GET_DEVICE, _SET_DEVICE, _VERSION = 0, 1, 1
-_REMOVE_ME, _REPLACE_ALLOWED_IPS = 0x1, 0x2
+_REMOVE_ME, _REPLACE_ALLOWED_IPS, _UPDATE_ONLY = 0x1, 0x2, 0x4
 _WGDEVICE_A_IFNAME, _WGDEVICE_A_PRIVATE_KEY, _WGDEVICE_A_LISTEN_PORT = 2, 3, 6
 _WGDEVICE_A_FWMARK, _WGDEVICE_A_PEERS = 7, 8
 _WGPEER_A_PUBLIC_KEY, _WGPEER_A_PRESHARED_KEY, _WGPEER_A_FLAGS, _WGPEER_A_ENDPOINT = 1, 2, 3, 4
@@ -128,6 +128,9 @@ def messages(name: str, wanted: Change) -> Iterator[bytes]:
         for at in range(0, len(networks) or 1, _ALLOWED_IPS_AT_ONCE):
             some = networks[at : at + _ALLOWED_IPS_AT_ONCE]
             yield head + _in_list(_WGDEVICE_A_PEERS, _peer_whole(peer, some, 0 if at else _REPLACE_ALLOWED_IPS))
+    for key, seconds in wanted.keepalives:
+        interval = attribute(_WGPEER_A_KEEPALIVE, struct.pack("=H", seconds))
+        yield head + _in_list(_WGDEVICE_A_PEERS, _peer_head(key, _UPDATE_ONLY) + interval)
 
 
 def _name(name: str) -> bytes:

@@ -106,6 +106,8 @@ def write(name: str, wanted: Change) -> None:
             lines.append(f"endpoint=[{host}]:{port}" if ":" in host else f"endpoint={host}:{port}")
         lines += [f"persistent_keepalive_interval={peer.keepalive}", "replace_allowed_ips=true"]
         lines += [f"allowed_ip={network}" for network in sorted(peer.allowed_ips)]
+    for key, seconds in wanted.keepalives:
+        lines += [f"public_key={_hex(key)}", "update_only=true", f"persistent_keepalive_interval={seconds}"]
     answer = _ask(name, "\n".join(lines) + "\n\n")
     if answer is None:
         raise KernelError(f"wireguard-go does not answer on {SOCKETS}/{name}.sock")

@@ -24,10 +24,14 @@ if TYPE_CHECKING:
     from init_wg.config.settings import Settings
     from init_wg.config.tunnel import Tunnel
     from init_wg.model.state import State
+    from init_wg.model.wireguard import Reading
 
 LOCK_TIMEOUT = 120.0  # seconds: longer than any run with a handful of silent servers
 LOOK_AGAIN = 0.2  # seconds between looks for drift while waiting for a handshake
 LIVE_ANSWER = 2.0  # seconds that a session has to prove that it lives, before it is begun anew
+#: Seconds until a handshake without an answer is begun anew, one after the other; WireGuard itself waits 5 s
+#: (REKEY_TIMEOUT). The first is short, for an initiation that was lost; the others leave slow links their time.
+PATIENCE = (0.8, 1.5, 2.5, 5.0)
 
 
 def up(settings: Settings, environment: Mapping[str, str], first: str | None = None) -> None:
@@ -130,12 +134,6 @@ def _connect(
         goal = Goal(settings, environment, tunnel, ends)
         started = time.time()
         seen, changed = reconcile.converge(kernel, goal, seen)
-        if number and seen.state.link and seen.state.device:
-            # A peer without an answer so far tries again only after REKEY_TIMEOUT, 5 s; a new one does at once.
-            moved = {key for key, end in ends.items() if end != sets[number - 1].get(key)}
-            again = frozenset(peer for peer in seen.state.device.peers if peer.public_key in moved)
-            renewal = wireguard.renewal(seen.state.device._replace(peers=again))
-            device.write(settings.interface, seen.state.link.kind, renewal)
         try:
             if changed:
                 _await_proof(kernel, goal, seen, started, timeout)
@@ -168,7 +166,7 @@ def _demand_proof(kernel: netlink.Socket, goal: Goal, seen: Observation, timeout
         _await_proof(kernel, goal, seen, time.time(), patience)
     except HandshakeError:
         if seen.state.link and seen.state.device:
-            device.write(goal.settings.interface, seen.state.link.kind, wireguard.renewal(seen.state.device))
+            device.write(goal.settings.interface, seen.state.link.kind, wireguard.renewal(seen.state.device.peers))
         _await_proof(kernel, goal, seen, time.time(), timeout - patience)
 
 
@@ -181,13 +179,18 @@ def _await_proof(kernel: netlink.Socket, goal: Goal, seen: Observation, since: f
     interface = goal.settings.interface
     before = sum(traffic.received_bytes for traffic in seen.traffic.values())
     start = looked = time.monotonic()
-    provoked = start - 1
+    provoked, renewed = start - 1, start
+    patience = iter(PATIENCE)
+    wait = next(patience)
     pause = 0.001
     while (now := time.monotonic()) < start + timeout:
         reading = device.read(interface, seen.state.link.kind if seen.state.link else WIREGUARD)
         sessions = reading.traffic.values() if reading else ()
         if any(s.latest_handshake >= since for s in sessions) or sum(s.received_bytes for s in sessions) > before:
             return
+        if now - renewed >= wait:
+            _renew(interface, seen, reading)
+            provoked, renewed, wait = start - 1, now, next(patience, wait)
         if now - provoked >= 1:
             _provoke(interface, goal.tunnel)
             provoked = now
@@ -201,6 +204,14 @@ def _await_proof(kernel: netlink.Socket, goal: Goal, seen: Observation, since: f
         f"{goal.tunnel.path}: no handshake with {ends} in {timeout:g} s: is the server up, the key still valid, "
         "and UDP to it allowed (network policy, firewall)?"
     )
+
+
+def _renew(interface: str, seen: Observation, reading: Reading | None) -> None:
+    """Begin the handshakes anew that nobody answered. A session that can still carry data is left alone."""
+    if reading and seen.state.link:
+        alive = time.time() - endpoints.REJECT_AFTER_TIME
+        silent = [p for p in reading.device.peers if reading.traffic[p.public_key].latest_handshake <= alive]
+        device.write(interface, seen.state.link.kind, wireguard.renewal(silent))
 
 
 def _provoke(interface: str, tunnel: Tunnel) -> None:

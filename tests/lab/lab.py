@@ -646,7 +646,7 @@ class Lab:
         provider: Provider | None = None,
         dns: bool = True,
         mtu: int | None = None,
-        keepalive: int | None = None,
+        keepalive: int | None = 25,
         endpoint: str | None = None,
         secret: str | None = None,
     ) -> Path:

@@ -77,7 +77,7 @@ def _after(state: State, step: Step) -> State:
             return state._replace(link=_link(state)._replace(mtu=item.mtu))
         case "link-up":
             return state._replace(link=_link(state)._replace(up=True))
-        case "configure":
+        case "configure" | "keepalive":
             return state._replace(device=_configured(state, *item))
         case "add-address":
             assert _link(state)
@@ -134,4 +134,6 @@ def _configured(state: State, kind: str, change: object) -> Device:
     for peer in change.peers:
         peers = {key: p._replace(allowed_ips=p.allowed_ips - peer.allowed_ips) for key, p in peers.items()}
         peers[peer.public_key] = peer
+    for key, seconds in change.keepalives:
+        peers[key] = peers[key]._replace(keepalive=seconds)
     return device._replace(peers=frozenset(peers.values()))

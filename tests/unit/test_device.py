@@ -25,6 +25,7 @@ from tests.unit import build
 PEER = Peer(build.SERVER, build.PRESHARED, build.ENDPOINT, frozenset(["0.0.0.0/0", "::/0"]), 25)
 OTHER = Peer(build.OTHER_SERVER, None, ("2001:db8::1", 51820), frozenset(["10.9.0.0/16"]), 0)
 DEVICE = Device(build.PRIVATE, 51820, FWMARK, frozenset([PEER]))
+QUIET, AWAKE = PEER._replace(keepalive=0), ((build.SERVER, 25),)
 NOTHING = Change(None, None, None, (), ())
 ANOTHER_KEY = Secret(build.key("another"))
 
@@ -36,11 +37,17 @@ ANOTHER_KEY = Secret(build.key("another"))
     ("have", "want", "expected"),
     [
         (DEVICE, DEVICE, NOTHING),
-        (None, DEVICE, Change(build.PRIVATE, 51820, FWMARK, (), (PEER,))),
-        (None, DEVICE._replace(listen_port=None), Change(build.PRIVATE, None, FWMARK, (), (PEER,))),
+        (None, DEVICE, Change(build.PRIVATE, 51820, FWMARK, (), (QUIET,), AWAKE)),
+        (None, DEVICE._replace(listen_port=None), Change(build.PRIVATE, None, FWMARK, (), (QUIET,), AWAKE)),
+        (None, DEVICE._replace(peers=frozenset([OTHER])), Change(build.PRIVATE, 51820, FWMARK, (), (OTHER,))),
         (DEVICE, DEVICE._replace(listen_port=None), NOTHING),
         (DEVICE, DEVICE._replace(listen_port=4), NOTHING._replace(listen_port=4)),
-        (DEVICE, DEVICE._replace(private_key=ANOTHER_KEY), NOTHING._replace(private_key=ANOTHER_KEY)),
+        # No session is another key's: the peers begin anew.
+        (
+            DEVICE,
+            DEVICE._replace(private_key=ANOTHER_KEY),
+            Change(ANOTHER_KEY, None, None, (build.SERVER,), (QUIET,), AWAKE),
+        ),
         (DEVICE._replace(fwmark=0), DEVICE, NOTHING._replace(fwmark=FWMARK)),
         (DEVICE, DEVICE._replace(fwmark=0), NOTHING._replace(fwmark=0)),
         (DEVICE, DEVICE._replace(peers=frozenset()), NOTHING._replace(removed=(build.SERVER,))),
@@ -53,7 +60,25 @@ ANOTHER_KEY = Secret(build.key("another"))
         (
             DEVICE,
             DEVICE._replace(peers=frozenset([PEER._replace(keepalive=0)])),
-            NOTHING._replace(peers=(PEER._replace(keepalive=0),)),
+            NOTHING._replace(keepalives=((build.SERVER, 0),)),
+        ),
+        (
+            DEVICE,
+            DEVICE._replace(peers=frozenset([PEER._replace(keepalive=7, allowed_ips=OTHER.allowed_ips)])),
+            NOTHING._replace(peers=(PEER._replace(allowed_ips=OTHER.allowed_ips),), keepalives=((build.SERVER, 7),)),
+        ),
+        # A server is no public key: another endpoint, or another preshared key, is another server's or account's.
+        *(
+            (
+                DEVICE,
+                DEVICE._replace(peers=frozenset([PEER._replace(**other)])),
+                NOTHING._replace(removed=(build.SERVER,), peers=(QUIET._replace(**other),), keepalives=AWAKE),
+            )
+            for other in (
+                {"endpoint": (build.ENDPOINT[0], 443)},
+                {"endpoint": ("2001:db8::1", 51820)},
+                {"preshared_key": None},
+            )
         ),
     ],
 )
@@ -63,7 +88,7 @@ def test_only_what_differs_is_told(have: Device | None, want: Device, expected: 
 
 def test_the_mark_comes_before_the_peers() -> None:
     """Or the first handshake leaves unmarked, is refused, and waits 5 s."""
-    assert Change._fields.index("fwmark") < Change._fields.index("removed") < Change._fields.index("peers")
+    assert Change._fields[2:] == ("fwmark", "removed", "peers", "keepalives")
 
 
 # --- the kernel's language ---------------------------------------------------------------------------------------
@@ -87,6 +112,7 @@ changes = st.builds(
     fwmark=st.none() | st.integers(0, 2**32 - 1),
     removed=st.lists(secrets, max_size=2).map(tuple),
     peers=st.lists(peers, max_size=2).map(tuple),
+    keepalives=st.lists(st.tuples(secrets, st.integers(0, 65535)), max_size=2).map(tuple),
 )
 
 
@@ -103,6 +129,9 @@ def test_the_messages_to_the_kernel_are_pyroute2s_own(change: Change) -> None:
     ]
     told += [[("WGDEVICE_A_PEERS", [{"attrs": [*_key(key), ("WGPEER_A_FLAGS", 1)]}])] for key in change.removed]
     told += [[("WGDEVICE_A_PEERS", [{"attrs": _attributes(peer)}])] for peer in change.peers]
+    for key, seconds in change.keepalives:  # WGPEER_F_UPDATE_ONLY: no peer is made by that
+        alone = [("WGPEER_A_FLAGS", 4), ("WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL", seconds)]
+        told.append([("WGDEVICE_A_PEERS", [{"attrs": [*_key(key), *alone]}])])
     assert list(wg_netlink.messages("wg0", change)) == [_pyroute2("wg0", part) for part in told if part]
 
 
@@ -294,6 +323,12 @@ def test_on_linux_writing_wireguard_go(sockets: Path) -> None:
         "allowed_ip=10.9.0.0/16",
         "",
     ]
+
+
+def test_on_linux_a_keepalive_alone_leaves_the_rest_of_its_peer(sockets: Path) -> None:
+    with answering(sockets, "errno=0\n\n") as asked:
+        device.write("wg0", TUN, NOTHING._replace(keepalives=AWAKE))
+    assert asked == [f"set=1\npublic_key={hexed(build.SERVER)}\nupdate_only=true\npersistent_keepalive_interval=25\n\n"]
 
 
 def test_on_linux_what_does_not_differ_is_not_written(sockets: Path) -> None:

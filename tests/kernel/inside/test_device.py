@@ -21,7 +21,7 @@ def test_peers_change_in_place(stage: Stage) -> None:
 
     def applied(*, port: int = WIREGUARD_PORT, more: str = "") -> product.Tunnel:
         nonlocal before
-        lab.config(endpoint=f"{lab.provider.addresses[4]}:{port}")
+        lab.config(endpoint=f"{lab.provider.addresses[4]}:{port}", keepalive=None)
         text = lab.config_path.read_text().replace("0.0.0.0/0, ::/0", FIRST)
         text += f"{more}[Peer]\nPublicKey = {second}\nAllowedIPs = 198.51.100.0/24\n"
         text += f"Endpoint = {lab.provider2.addresses[4]}:{WIREGUARD_PORT}\nPersistentKeepalive = 25\n"
