@@ -8,7 +8,7 @@ import sys
 
 from init_wg import __version__, log
 from init_wg.errors import ConfigError
-from watchdog import settings
+from watchdog import limits, settings
 from watchdog.keeper import Keeper
 from watchdog.loop import Loop
 
@@ -38,6 +38,7 @@ def main() -> int:
     except ConfigError as error:
         log.error(str(error))
         return error.exit_code
+    limits.raise_descriptors()
     _adopt_orphans()
     loop = Loop(_mistake)
     keeper = Keeper(loop, found, os.environ)

@@ -62,7 +62,9 @@ class Keeper:
         self._reloader = Reloader(loop, self._supervisor.spawn, settings.config, self._server_in_use, self._configured)
         self._probe = Probe(loop, settings.interface, self._answered)
         self._forwarder = Forwarder(loop, self._supervisor.spawn, self._go)
-        self._endpoint = Endpoint(loop, settings, self._kernel, self._status, lambda: self._supervisor.error)
+        self._endpoint = Endpoint(
+            loop, settings, self._kernel, self._status, lambda: self._supervisor.error, lambda: self._policy.running
+        )
         self._events: events.Events | None = None
         self._wake: Timer | None = None
         self._look_due: Timer | None = None

@@ -46,6 +46,7 @@ class Loop:
         self._failed = failed
         self._epoll = epoll()
         self._handlers: dict[int, Callable[[int], None]] = {}
+        self._last = -1
         self._timers: list[Timer] = []
         self._running = False
         self._wake_up: tuple[socket.socket, socket.socket] | None = None
@@ -59,6 +60,11 @@ class Loop:
         """Call handler(events) whenever fd is ready (level-triggered)."""
         self._epoll.register(fd, events)
         self._handlers[fd] = handler
+
+    def watch_last(self, fd: int, handler: Callable[[int], None]) -> None:
+        """The same for the one descriptor that can wait: its handler is called when all others and the timers were."""
+        self._last = fd
+        self.watch(fd, EPOLLIN, handler)
 
     def change(self, fd: int, events: int) -> None:
         """Wait for other events on fd from now on."""
@@ -130,9 +136,12 @@ class Loop:
             longest = until if longest < 0 else min(longest, until)
         # A handler may close a descriptor for which this batch still holds an event, and another may get the
         # same number: so every handler must bear being called with nothing to do.
+        last = 0
         for fd, events in self._epoll.poll(longest):
             handler = self._handlers.get(fd)
-            if handler is not None:
+            if fd == self._last:
+                last = events
+            elif handler is not None:
                 self._call(handler, events)
         if timers:
             now = monotonic()
@@ -140,6 +149,9 @@ class Loop:
                 call = heappop(timers).call
                 if call is not None:
                     self._call(call)
+        handler = self._handlers.get(self._last) if last else None
+        if handler is not None:
+            self._call(handler, last)
 
     def _call(self, function: Callable[..., None], *arguments: int) -> None:
         try:

@@ -11,9 +11,9 @@ import time
 from init_wg import __version__, log
 from init_wg.errors import InitWgError
 from init_wg.kernel import sealed as kill_switch
-from watchdog import facts, status
+from watchdog import facts, limits, status
 from watchdog.web import metrics
-from watchdog.web.server import Reply, Server, listen
+from watchdog.web.server import MAX_CONNECTIONS, Reply, Server, listen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 #: Characters of a reason: some hold words of a server far away.
 LONGEST_REASON = 400
+#: Seconds for which a page that costs much stays as it is; and how many times longer than it took, at least.
+FRESH, FRESH_SHARE = 0.1, 20.0
 #: Seconds until a port that is taken is tried again.
 LISTEN_AGAIN = 5.0
 _JSON = "application/json"
@@ -32,7 +34,8 @@ _IMPLEMENTATIONS = {"wireguard": "kernel", "tun": "userspace"}
 
 
 class Endpoint:
-    """`told` tells what the watchdog knows; `disabled` why it could not repair anything, "" when it could."""
+    """`told` tells what the watchdog knows; `disabled` why it could not repair anything, "" when it could; `repairing`
+    whether something runs that needs the processor more than clients do."""
 
     def __init__(
         self,
@@ -41,12 +44,15 @@ class Endpoint:
         kernel: facts.Kernel,
         told: Callable[[], Status],
         disabled: Callable[[], str],
+        repairing: Callable[[], object],
     ) -> None:
         self._loop = loop
         self._settings = settings
         self._kernel = kernel
         self._told = told
         self._disabled = disabled
+        self._repairing = repairing
+        self._fresh: dict[Callable[[], Reply], tuple[float, Reply]] = {}
         self._started = time.time()
         self._server: Server | None = None
         self._up: bool | None = None
@@ -59,8 +65,8 @@ class Endpoint:
             b"/healthz": self._health_page,
             b"/readyz": self._health_page,
             b"/livez": self._live_page,
-            b"/metrics": self._metrics_page,
-            b"/status": self._status_page,
+            b"/metrics": lambda: self._kept(self._metrics_page),
+            b"/status": lambda: self._kept(self._status_page),
         }
         try:
             listener = listen(self._settings.health_port)
@@ -71,7 +77,8 @@ class Endpoint:
             )
             self._loop.call_later(LISTEN_AGAIN, self.open)
             return
-        self._server = Server(self._loop, listener, pages, log.error)
+        most = limits.connections(MAX_CONNECTIONS)
+        self._server = Server(self._loop, listener, pages, log.error, most, self._repairing)
 
     def close(self) -> None:
         """Leave the port to others."""
@@ -86,6 +93,16 @@ class Endpoint:
             self._page = Reply(200 if up else 503, body)
         before, self._up = self._up, up
         return up != before
+
+    def _kept(self, page: Callable[[], Reply]) -> Reply:
+        """A page that costs much, from memory while that is young: so many clients cost hardly more than one."""
+        until, reply = self._fresh.get(page, (0.0, None))
+        began = self._loop.now()
+        if reply is None or began >= until:
+            reply = page()
+            now = self._loop.now()
+            self._fresh[page] = now + max(FRESH, (now - began) * FRESH_SHARE), reply
+        return reply
 
     def _health_page(self) -> Reply:
         return self._page

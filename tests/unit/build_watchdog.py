@@ -130,7 +130,7 @@ class Port:
             raise OSError(self.reason, os.strerror(self.reason))
         return cast("socket.socket", None)
 
-    def _serve(self, loop: Loop, listener: socket.socket, pages: Pages, report: object) -> tuple[str, ...]:
+    def _serve(self, loop: Loop, listener: socket.socket, pages: Pages, *_: object) -> tuple[str, ...]:
         self.pages = pages
         return ("one", "two")  # connections
 

@@ -26,7 +26,7 @@ def port(monkeypatch: pytest.MonkeyPatch) -> Port:
 
 
 def made(loop: StillLoop, disabled: Callable[[], str] = str) -> Endpoint:
-    return Endpoint(loop, read({}), facts.Kernel("wg0"), lambda: STATUS, disabled)
+    return Endpoint(loop, read({}), facts.Kernel("wg0"), lambda: STATUS, disabled, bool)
 
 
 def test_before_the_first_verdict_it_is_red(loop: StillLoop, port: Port) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Iterator
+from select import EPOLLIN
 
 import pytest
 
@@ -137,3 +139,28 @@ def test_a_program_that_is_not_there(loop: Loop) -> None:
     with pytest.raises(FileNotFoundError):
         Child(loop, ("/nonexistent",), os.environ, 1, lambda _: None)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_the_last_descriptor_waits_for_all_others_and_for_the_timers() -> None:
+    loop = Loop()
+    order: list[str] = []
+    pairs = [socket.socketpair() for _ in range(3)]
+    try:
+        for number, (reader, writer) in enumerate(pairs):
+            writer.send(b"x")
+            if number == 0:
+                loop.watch_last(reader.fileno(), lambda _: order.append("last"))
+            else:
+                loop.watch(reader.fileno(), EPOLLIN, lambda _, number=number: order.append(str(number)))  # type: ignore[misc]
+        loop.call_later(0, lambda: order.append("timer"))
+        loop.turn()
+        assert sorted(order[:2]) == ["1", "2"]
+        assert order[2:] == ["timer", "last"]
+        loop.forget(pairs[0][0].fileno())
+        loop.turn()
+        assert order.count("last") == 1
+    finally:
+        for pair in pairs:
+            for end in pair:
+                end.close()
+        loop.close()

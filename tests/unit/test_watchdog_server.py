@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from watchdog import limits
 from watchdog.loop import Loop
 from watchdog.web import server as module
 from watchdog.web.server import Reply, Server, listen
@@ -40,7 +41,8 @@ class Endpoint:
             b"/large": lambda: Reply(200, "x" * 1_000_000),
             b"/broken": self.broken,
         }
-        self.server = Server(self.loop, listener, pages, self.failures.append, max_connections)
+        self.repairs = False
+        self.server = Server(self.loop, listener, pages, self.failures.append, max_connections, lambda: self.repairs)
         self.stopping = False
         self.turns = 0
         self.thread = threading.Thread(target=self.serve)
@@ -385,7 +387,7 @@ def test_without_file_descriptors_it_neither_spins_nor_dies(endpoint: Endpoint, 
 
 def test_memory_is_flat_after_100_000_requests(endpoint: Endpoint) -> None:
     batch = GET * 500
-    size = len(endpoint.reply.get[1]) * 500
+    size = sum(map(len, endpoint.reply.get[1])) * 500
 
     def requests(count: int) -> None:
         with endpoint.connect() as client:
@@ -423,3 +425,59 @@ def wait_for(condition: Callable[[], object], timeout: float = 10.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.005)
+
+
+def test_what_is_kept_for_all_clients_has_a_bound(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has made it keep something for the longest goes; those who read are served."""
+    monkeypatch.setattr(module, "MAX_HELD", 2_500_000)
+    clients = [endpoint.connect(receive_buffer=4096) for _ in range(6)]
+    try:
+        for number, client in enumerate(clients):
+            client.sendall(b"GET /large HTTP/1.0\r\n\r\n")
+            wait_for(lambda number=number: len(endpoint.server) == 6 - max(0, number - 1))  # type: ignore[misc]
+            assert endpoint.server._held <= 2_500_000  # noqa: SLF001
+        assert endpoint.works()
+    finally:
+        for client in clients:
+            client.close()
+    wait_for(lambda: endpoint.server._held == 0)  # noqa: SLF001
+
+
+def test_half_requests_are_kept_within_the_same_bound(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_HELD", 50_000)
+    clients = [endpoint.connect() for _ in range(20)]
+    try:
+        for client in clients:
+            client.sendall(b"GET / HTTP/1.1\r\nX: " + b"x" * 8000)
+        wait_for(lambda: len(endpoint.server) < 8)
+        assert endpoint.works()
+    finally:
+        for client in clients:
+            client.close()
+
+
+def test_many_requests_of_one_client_are_not_answered_in_one_go(endpoint: Endpoint) -> None:
+    """Another one's turn comes in between; all are answered, in the end."""
+    endpoint.repairs = True
+    with endpoint.connect() as greedy:
+        greedy.sendall(GET * 3000)
+        started = time.monotonic()
+        assert endpoint.works()
+        assert time.monotonic() - started < 1
+        greedy.shutdown(socket.SHUT_WR)
+        assert read_all(greedy).count(b"HTTP/1.1 200 OK") == 3000
+
+
+@pytest.mark.parametrize(("soft", "allowed"), [(1024, 896), (4096, 1200), (200, 72), (20, 8)])
+def test_connections_leave_descriptors_for_repairs(monkeypatch: pytest.MonkeyPatch, soft: int, allowed: int) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, 4096))
+    assert limits.connections(module.MAX_CONNECTIONS) == allowed
+
+
+def test_the_soft_limit_is_raised_as_far_as_needed_and_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    raised: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limit: raised.append(limit))
+    for now in ((1024, 524288), (1024, 2048), (1024, 1024), (65536, 65536), (1024, resource.RLIM_INFINITY)):
+        monkeypatch.setattr(resource, "getrlimit", lambda _, now=now: now)
+        limits.raise_descriptors()
+    assert raised == [(4096, 524288), (2048, 2048), (4096, resource.RLIM_INFINITY)]
