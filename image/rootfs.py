@@ -23,13 +23,13 @@ from importlib.metadata import Distribution, distributions
 from modulefinder import ModuleFinder
 from pathlib import Path
 
-OURS = ("init_wg", "watchdog")
+OURS = ("init_wg", "init_wg_watchdog")
 PROGRAMS = ("/usr/sbin/nft", "/usr/sbin/dnsmasq", "/usr/bin/wireguard-go", os.path.realpath(sys.executable))
 #: The commands, and the modules whose main() they are.
 COMMANDS = {
     "init-wg": "init_wg.__main__",
-    "init-wg-watchdog": "watchdog.__main__",
-    "init-wg-health": "watchdog.healthcheck",
+    "init-wg-watchdog": "init_wg_watchdog.__main__",
+    "init-wg-health": "init_wg_watchdog.healthcheck",
 }
 #: nft spells protocols by name only where it finds their names.
 DATA = ("/etc/protocols",)
@@ -149,6 +149,8 @@ def environment(root: Path, venv: Path) -> None:
                     destination = target / str(file)
                     destination.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copy2(path, destination)
+    # The folder's own name: `python -m watchdog` is what it is called in the checkout. Nobody else has it in here.
+    (target / "watchdog").symlink_to("init_wg_watchdog")
     shutil.rmtree(target / "__pycache__", ignore_errors=True)
     shutil.copy2(venv / "pyvenv.cfg", root / venv.relative_to("/"))
     (root / venv.relative_to("/") / "bin").mkdir()
@@ -164,9 +166,14 @@ def imported(packages: Path) -> set[str]:
     """Top-level names that our packages import, wherever in their code, and what these import in turn."""
     finder = ModuleFinder(path=[str(packages), *(path for path in sys.path if path and path != sys.path[0])])
     for package in OURS:
-        for file in sorted((packages / package).glob("*.py")):
-            finder.import_hook(f"{package}.{file.stem}" if file.stem != "__init__" else package)
+        for file in sorted((packages / package).rglob("*.py")):
+            finder.import_hook(module_name(file, packages))
     return {name.partition(".")[0] for name in finder.modules}
+
+
+def module_name(file: Path, packages: Path) -> str:
+    """What a file below a folder of packages is imported as."""
+    return ".".join(file.relative_to(packages).with_suffix("").parts).removesuffix(".__init__")
 
 
 def top_level(distribution: Distribution) -> set[str]:
@@ -226,11 +233,11 @@ def compile_all(root: Path) -> None:
 
 def try_out(root: Path, venv: Path) -> None:
     """In the new root: every module of ours is imported, and whatever any of them imports later."""
-    names = [f"{package}.{file.stem}" for package in OURS for file in root.glob(f"**/site-packages/{package}/*.py")]
-    code = "\n".join(
-        f"import {name}" for name in [*sorted(names), "dns.message", "dns.rdtypes.IN.A", "requests", "wgconfig"]
-    )
-    for script in (ASK_PYROUTE2, code.replace(".__init__", "")):
+    packages = next((root / venv.relative_to("/")).glob("lib/python3*/site-packages"))
+    names = [module_name(file, packages) for package in OURS for file in (packages / package).rglob("*.py")]
+    names = ["watchdog.__main__", *sorted(names), "dns.message", "dns.rdtypes.IN.A", "requests", "wgconfig"]
+    code = "\n".join(f"import {name}" for name in names)
+    for script in (ASK_PYROUTE2, code):
         subprocess.run(["chroot", root, venv / "bin/python", "-I", "-c", script], stdout=subprocess.DEVNULL, check=True)
 
 

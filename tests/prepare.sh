@@ -30,6 +30,10 @@ if [ ! -e "$stamp" ] || [ pyproject.toml -nt "$stamp" ] || [ constraints.txt -nt
 	# compat: a path, and no finder that every start has to import; nor the one that setuptools would leave behind.
 	PYTHONWARNINGS=ignore .venv/bin/pip install -q --disable-pip-version-check -c constraints.txt --config-settings editable_mode=compat -e '.[dev]'
 	.venv/bin/pip uninstall -q -y setuptools 2>/dev/null || true
+	# What a wheel calls the folder watchdog/ (pyproject.toml); the command init-wg-watchdog imports it by that name.
+	for packages in .venv/lib/python3*/site-packages; do
+		ln -sfn "$PWD/watchdog" "$packages/init_wg_watchdog"
+	done
 	touch "$stamp"
 fi
 # Also where PYTHONDONTWRITEBYTECODE is set: compiling at every start costs more than the set-up itself.

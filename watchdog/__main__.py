@@ -8,9 +8,10 @@ import sys
 
 from init_wg import __version__, log
 from init_wg.errors import ConfigError
-from watchdog import limits, settings
-from watchdog.keeper import Keeper
-from watchdog.loop import Loop
+
+from . import limits, settings
+from .keeper import Keeper
+from .loop import Loop
 
 _PR_SET_CHILD_SUBREAPER = 36
 _END = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)

@@ -10,13 +10,13 @@ import os
 import signal
 from select import EPOLLIN
 
-from watchdog.loop import close_quietly
+from .loop import close_quietly
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from watchdog.loop import Loop, Timer
+    from .loop import Loop, Timer
 
 #: What is kept of a child's output, in bytes: the last line of stderr is a reason, stdout is one JSON object.
 KEPT = 1 << 14

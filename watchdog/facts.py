@@ -26,8 +26,9 @@ from init_wg.kernel.netlink import (
     text,
 )
 from init_wg.kernel.sealed import TABLE
-from watchdog.peer_health import PeerFacts
-from watchdog.web.metrics import PeerMetrics
+
+from .peer_health import PeerFacts
+from .web.metrics import PeerMetrics
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -10,15 +10,16 @@ import socket
 from select import EPOLLIN
 
 from init_wg import log
-from watchdog import scheduler
+
+from . import scheduler
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from watchdog.child import Child, Ended
-    from watchdog.loop import Loop, Timer
-    from watchdog.supervisor import Spawn
+    from .child import Child, Ended
+    from .loop import Loop, Timer
+    from .supervisor import Spawn
 
 #: init_wg.killswitch.FORWARDER_PORT, without the memory of that module.
 PORT = 10053

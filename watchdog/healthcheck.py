@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 
-from watchdog import settings
+from . import settings
 
 #: Seconds for everything.
 TIMEOUT = 3.0

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from watchdog.scheduler import CONFIG, CONFIRM, DRIFT, FOUGHT, PEER, START, VERIFY, causes_in_words
-from watchdog.web.metrics import Histogram
+from .scheduler import CONFIG, CONFIRM, DRIFT, FOUGHT, PEER, START, VERIFY, causes_in_words
+from .web.metrics import Histogram
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from watchdog.events import Author
-    from watchdog.scheduler import Run
+    from .events import Author
+    from .scheduler import Run
 
 #: Authors of changes that are told in one line; a flood of them must not make it, or this program, grow.
 _AUTHORS = 4

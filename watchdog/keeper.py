@@ -13,27 +13,29 @@ from select import EPOLLIN
 
 from init_wg import log
 from init_wg.errors import InitWgError
-from watchdog import events, facts, scheduler, status
-from watchdog.exit_check import ExitCheck
-from watchdog.forwarder import Forwarder
-from watchdog.incident import Incidents
-from watchdog.pages import Endpoint
-from watchdog.peer_health import DEAD, HEALTHY, UNKNOWN, Health, Verdict
-from watchdog.ping import Probe
-from watchdog.reloader import Reloader
-from watchdog.scheduler import CONFIG, DRIFT, PEER, START, VERIFY, Policy, Run
-from watchdog.status import Status
-from watchdog.supervisor import Supervisor
+
+from . import events, facts, scheduler, status
+from .exit_check import ExitCheck
+from .forwarder import Forwarder
+from .incident import Incidents
+from .pages import Endpoint
+from .peer_health import DEAD, HEALTHY, UNKNOWN, Health, Verdict
+from .ping import Probe
+from .reloader import Reloader
+from .scheduler import CONFIG, DRIFT, PEER, START, VERIFY, Policy, Run
+from .status import Status
+from .supervisor import Supervisor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from init_wg.model.wireguard import Reading
-    from watchdog.child import Child, Ended
-    from watchdog.facts import Fingerprint
-    from watchdog.loop import Loop, Timer
-    from watchdog.settings import Settings
+
+    from .child import Child, Ended
+    from .facts import Fingerprint
+    from .loop import Loop, Timer
+    from .settings import Settings
 
 #: Seconds between two looks at the device, and at the fingerprint.
 TICK, LOOK_EVERY = 1.0, 5.0
@@ -285,7 +287,7 @@ class Keeper:
     def _check_exit(self) -> None:
         if self._exit_child is not None or self._verdict.state != HEALTHY or self._setup or self._unknown:
             return
-        command = ("watchdog.verify", self._settings.verify_url, self._settings.verify_expect)
+        command = (f"{__package__}.verify", self._settings.verify_url, self._settings.verify_expect)
         failovers = self._incidents.failovers
 
         def ended(how: Ended) -> None:

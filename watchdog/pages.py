@@ -11,17 +11,18 @@ import time
 from init_wg import __version__, log
 from init_wg.errors import InitWgError
 from init_wg.kernel import sealed as kill_switch
-from watchdog import facts, limits, status
-from watchdog.web import metrics
-from watchdog.web.server import MAX_CONNECTIONS, Reply, Server, listen
+
+from . import facts, limits, status
+from .web import metrics
+from .web.server import MAX_CONNECTIONS, Reply, Server, listen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from watchdog.loop import Loop
-    from watchdog.settings import Settings
-    from watchdog.status import Status
+    from .loop import Loop
+    from .settings import Settings
+    from .status import Status
 
 #: Characters of a reason: some hold words of a server far away.
 LONGEST_REASON = 400

@@ -22,7 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from watchdog.loop import Loop
+    from .loop import Loop
 
 #: ID 0x7764, one question: ". NS IN", recursion not wanted.
 QUERY = bytes.fromhex("7764 0000 0001 0000 0000 0000 00 0002 0001")

@@ -9,17 +9,18 @@ from __future__ import annotations
 import os
 
 from init_wg import log
-from watchdog import facts, scheduler, status
-from watchdog.remembered import Remembered
+
+from . import facts, scheduler, status
+from .remembered import Remembered
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from watchdog.child import Child, Ended
-    from watchdog.facts import Server
-    from watchdog.loop import Loop, Timer
-    from watchdog.supervisor import Spawn
+    from .child import Child, Ended
+    from .facts import Server
+    from .loop import Loop, Timer
+    from .supervisor import Spawn
 
 #: Seconds between two looks.
 EVERY = 2.0

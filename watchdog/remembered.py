@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from watchdog.loop import close_quietly
+from .loop import close_quietly
 
 _LARGEST = 1 << 20
 

@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from watchdog.facts import Fingerprint
+    from .facts import Fingerprint
 
 START, DRIFT, CONFIG, PEER, VERIFY, CONFIRM, RETRY = "start", "drift", "config", "peer", "verify", "confirm", "retry"
 

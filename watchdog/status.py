@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from watchdog.peer_health import HEALTHY
+from .peer_health import HEALTHY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from watchdog.child import Ended
-    from watchdog.exit_check import ExitCheck
-    from watchdog.facts import Server
-    from watchdog.incident import Incidents
-    from watchdog.peer_health import Verdict
-    from watchdog.scheduler import Run
-    from watchdog.web.metrics import Values
+    from .child import Ended
+    from .exit_check import ExitCheck
+    from .facts import Server
+    from .incident import Incidents
+    from .peer_health import Verdict
+    from .scheduler import Run
+    from .web.metrics import Values
 
 
 class Status(NamedTuple):

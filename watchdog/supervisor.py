@@ -11,14 +11,15 @@ import sys
 import time
 
 from init_wg import log
-from watchdog.child import Child
+
+from .child import Child
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from watchdog.child import Ended
-    from watchdog.loop import Loop
+    from .child import Ended
+    from .loop import Loop
 
     Spawn = Callable[[tuple[str, ...], float, Callable[[Ended], None]], Child | None]
 

@@ -66,7 +66,7 @@ def tree(module: str) -> ast.Module:
 
 def imports(module: str, *, typing_too: bool = False) -> set[str]:
     """The modules that one imports, anywhere in it; without those that only type checkers see."""
-    package = module.rpartition(".")[0]
+    package = module if SOURCES[module].name == "__init__.py" else module.rpartition(".")[0]
     return set(_imports(tree(module), package, typing_too))
 
 
@@ -78,7 +78,8 @@ def _imports(node: ast.AST, package: str, typing_too: bool) -> Iterator[str]:
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names)
     if isinstance(node, ast.ImportFrom):
-        base = f"{package}.{node.module}" if node.level and node.module else node.module or package
+        around = package.rsplit(".", node.level - 1)[0] if node.level else ""
+        base = ".".join(filter(None, (around, node.module)))
         yield from (f"{base}.{a.name}" if f"{base}.{a.name}" in SOURCES else base for a in node.names)
     for child in children:
         yield from _imports(child, package, typing_too)
@@ -122,6 +123,20 @@ def test_both_packages_are_ours() -> None:
     """`watchdog` is also a distribution on PyPI."""
     assert Path(init_wg.__file__ or "").parent == ROOT / "init_wg"
     assert Path(watchdog.__file__ or "").parent == ROOT / "watchdog"
+
+
+def test_the_watchdog_works_by_any_name() -> None:
+    """A wheel installs it by another one than the folder's: PyPI's watchdog has that."""
+    absolute = {
+        module
+        for module in SOURCES
+        if module.split(".")[0] == "watchdog"
+        for node in ast.walk(tree(module))
+        if (isinstance(node, ast.ImportFrom) and not node.level and (node.module or "").split(".")[0] == "watchdog")
+        or (isinstance(node, ast.Import) and any(alias.name.split(".")[0] == "watchdog" for alias in node.names))
+    }
+    assert not absolute
+    assert not {module for module in SOURCES if any(name.startswith("watchdog.") for name in names(module))}
 
 
 @pytest.mark.parametrize("module", [name for name in SOURCES if name.startswith("init_wg.")])

@@ -16,13 +16,13 @@ import socket
 from select import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, epoll
 from time import monotonic
 
-from watchdog.web.request import Request, split
+from .request import Request, split
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from watchdog.loop import Loop, Timer
+    from ..loop import Loop, Timer
 
 #: Connections at one time. A thousand idle ones are borne, and cost a megabyte.
 MAX_CONNECTIONS = 1200
