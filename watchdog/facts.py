@@ -109,10 +109,11 @@ def _address(data: bytes) -> bytes:
 
 
 def _route(data: bytes) -> bytes:
+    # An exception that the kernel has learnt (a path's MTU, a redirect) is no route of anybody's, and ages.
+    if struct.unpack_from("=I", data, 8)[0] & _CLONED:
+        return b""
     # IPv4's routes carry nothing that changes by itself, and there may be ten thousand of them.
-    if data[0] == socket.AF_INET:
-        return data
-    return b"" if struct.unpack_from("=I", data, 8)[0] & _CLONED else data[:12] + _without(data, 12, _ROUTE_NOISE)
+    return data if data[0] == socket.AF_INET else data[:12] + _without(data, 12, _ROUTE_NOISE)
 
 
 def _without(data: bytes, header: int, noise: frozenset[int]) -> bytes:

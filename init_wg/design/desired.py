@@ -47,8 +47,10 @@ if TYPE_CHECKING:
     from init_wg.design.bypass import Bypass
     from init_wg.design.pod import Pod
 
-#: Outer IPv6 header 40, UDP 8, WireGuard 16 + 16 (whitepaper, section 5.4.6).
-OVERHEAD = 80
+#: Outer IPv6 header 40, UDP 8, WireGuard 16 + 16 (whitepaper, section 5.4.6); an IPv4 header has 20.
+OVERHEAD, OVERHEAD_IPV4 = 80, 60
+#: wg-quick's default, and the most that is chosen by itself: a pod's link may be wider than its way to the provider.
+MAXIMUM_MTU = 1420
 MINIMUM_IPV6_MTU = 1280  # RFC 8200, section 5
 
 
@@ -143,7 +145,21 @@ def _mtu(tunnel: Tunnel, pod: Pod) -> int:
     if tunnel.mtu:
         return tunnel.mtu
     ipv6 = any(address.version == 6 for address in tunnel.addresses)
-    return max(pod.mtu - OVERHEAD, MINIMUM_IPV6_MTU if ipv6 else 0)
+    return max(min(pod.mtu - OVERHEAD, MAXIMUM_MTU), MINIMUM_IPV6_MTU if ipv6 else 0)
+
+
+def mtu_notice(tunnel: Tunnel, pod: Pod, endpoints: dict[str, tuple[str, int]]) -> str | None:
+    """What to say of a tunnel's packets that do not fit the uplink; None when they do."""
+    overhead = OVERHEAD if any(":" in address for address, _ in endpoints.values()) else OVERHEAD_IPV4
+    mtu = _mtu(tunnel, pod)
+    if mtu + overhead <= pod.mtu:
+        return None
+    why = f"{tunnel.path}: MTU = {mtu}" if tunnel.mtu else f"the tunnel's MTU of {mtu}, the least that IPv6 allows,"
+    advice = f": write MTU = {pod.mtu - overhead}, or leave the line out" if tunnel.mtu else ""
+    return (
+        f"{why} and WireGuard's own {overhead} bytes do not fit {pod.uplink}, which takes {pod.mtu}: "
+        f"full packets are sent in fragments, which is slow{advice}"
+    )
 
 
 def _device(tunnel: Tunnel, endpoints: dict[str, tuple[str, int]]) -> Device:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 # nft asks /etc/protocols for the names that it prints, and small systems have none: always numbers, then names again.
-_PROTOCOLS = (("6", "tcp"), ("{ 6, 17 }", "{ tcp, udp }"))
+_PROTOCOLS = (("6", "tcp"), ("17", "udp"), ("{ 6, 17 }", "{ tcp, udp }"))
 
 
 def load(text: str) -> None:

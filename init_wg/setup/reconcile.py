@@ -44,7 +44,7 @@ class Goal(NamedTuple):
 class Comparison(NamedTuple):
     """The pod as seen, the bypass, the state it should have, and the steps between.
 
-    sealed: the lockdown's text, as this kernel takes it.
+    sealed: the lockdown's text, as this kernel takes it. notices: what people should know of it, though it works.
     """
 
     pod: Pod
@@ -52,6 +52,7 @@ class Comparison(NamedTuple):
     want: State
     steps: tuple[Step, ...]
     sealed: str
+    notices: tuple[str, ...]
 
 
 def converge(kernel: netlink.Socket, goal: Goal, seen: Observation) -> tuple[Observation, bool]:
@@ -68,6 +69,8 @@ def converge(kernel: netlink.Socket, goal: Goal, seen: Observation) -> tuple[Obs
             return seen, changed
         if number == 0:
             log.info(comparison.bypass.explanation)
+            for notice in comparison.notices:
+                log.warning(notice)
         try:
             changed |= _apply(kernel, goal.settings, comparison.steps)
         except apply.NoKernelWireGuardError:
@@ -123,7 +126,8 @@ def compare(goal: Goal, seen: Observation, kind: str, hole: Hole | None = None) 
     )
     want = desired.state(settings, tunnel, pod, now)
     sealed = killswitch.sealed(pod.links if gate else (), routed=routed)
-    return Comparison(pod, chosen, want, plan(want, seen.state, sealed), sealed)
+    notice = desired.mtu_notice(tunnel, pod, goal.endpoints)
+    return Comparison(pod, chosen, want, plan(want, seen.state, sealed), sealed, (notice,) if notice else ())
 
 
 def down(kernel: netlink.Socket, settings: Settings) -> None:

@@ -26,10 +26,12 @@ def status(settings: Settings, environment: Mapping[str, str]) -> dict[str, Any]
         seen = observe(kernel, settings.interface)
     state, server = seen.state, None
     resolvers: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
     counters = nft.counters() if state.ruleset else {}
     try:
         tunnel, comparison = connect.compare(settings, environment)
         drift, server = [str(step) for step in comparison.steps], tunnel.name
+        notices = comparison.notices
         chosen = dns.choose(settings, tunnel, dns.read())
         resolvers = chosen.resolvers if chosen else ()
     except InitWgError as error:
@@ -63,6 +65,7 @@ def status(settings: Settings, environment: Mapping[str, str]) -> dict[str, Any]
             "redirected_queries": counters.get("names", 0),
             "refused_queries": counters.get("refuse_name", 0),
         },
+        "notices": list(notices),
         "drift": drift,
     }
 
@@ -98,6 +101,7 @@ def as_text(facts: dict[str, Any]) -> str:
             f"             {handshake}, received {_size(peer['received_bytes'])}, sent {_size(peer['sent_bytes'])}",
             f"             allowed IPs {', '.join(peer['allowed_ips'])}",
         ]
+    lines += [f"note:        {notice}" for notice in facts["notices"]]
     lines += [f"drift:       {line}" for line in facts["drift"]] or ["drift:       none"]
     return "\n".join(lines)
 
@@ -108,7 +112,7 @@ def preview(tunnel: Tunnel) -> str:
         f"{tunnel.path}: right",
         f"server:      {tunnel.name}",
         f"addresses:   {', '.join(map(str, tunnel.addresses))}",
-        f"MTU:         {tunnel.mtu or 'the MTU of the uplink minus 80'}",
+        f"MTU:         {tunnel.mtu or 'the MTU of the uplink minus 80, at most 1420'}",
         f"resolvers:   {', '.join(map(str, tunnel.dns)) or 'none: queries go through the tunnel to whom they name'}",
     ]
     for peer in tunnel.peers:

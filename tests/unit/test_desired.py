@@ -71,7 +71,7 @@ def test_another_name_for_the_interface() -> None:
     [
         (1450, None, ("10.64.0.2/32",), 1370),
         (1500, None, ("10.64.0.2/32",), 1420),
-        (9001, None, ("10.64.0.2/32",), 8921),
+        (9001, None, ("10.64.0.2/32",), 1420),  # the way beyond the pod's link is seldom as wide
         (1450, 1280, ("10.64.0.2/32",), 1280),
         (1450, 1420, ("10.64.0.2/32",), 1420),  # the file's own, even if it is too large
         (1300, None, ("10.64.0.2/32",), 1220),
@@ -84,6 +84,22 @@ def test_mtu(uplink: int, configured: int | None, addresses: tuple[str, ...], ex
     found = state(pod=pod, tunnel=tunnel)
     assert found.link
     assert found.link.mtu == expected
+
+
+@pytest.mark.parametrize(
+    ("uplink", "configured", "endpoint", "told"),
+    [
+        (1450, 1390, "192.0.2.1", None),
+        (1450, 1391, "192.0.2.1", "write MTU = 1390"),
+        (1450, 1371, "2001:db8::1", "write MTU = 1370"),
+        (1500, None, "2001:db8::1", None),
+        (1320, None, "192.0.2.1", "the least that IPv6 allows"),
+    ],
+)
+def test_an_mtu_that_does_not_fit_is_told(uplink: int, configured: int | None, endpoint: str, told: str | None) -> None:
+    pod = build.pod(interfaces=(build.LOOPBACK, build.UPLINK._replace(mtu=uplink)))
+    said = desired.mtu_notice(build.tunnel(mtu=configured), pod, {build.SERVER: (endpoint, 51820)})
+    assert (told in said) if said and told else said is told
 
 
 # --- rules -------------------------------------------------------------------------------------------------------

@@ -127,7 +127,14 @@ LEAVING = (
     r'oifname "(?P<uplink>[^"]+)" meta mark 0x0000ca6d accept',
     rf'oifname "(?P<uplink>[^"]+)" {WIREGUARD}',
 )
-ROUTED = (r"meta mark 0x0000ca6d accept", WIREGUARD)
+ROUTED = (
+    r"meta mark 0x0000ca6d accept",
+    WIREGUARD,
+    # WireGuard's later fragments, which have no port and no form
+    rf"meta mark 0x0000ca6c ip daddr {ANY} meta l4proto udp @nh,56,8 != 0x0 accept",
+    rf"meta mark 0x0000ca6c ip daddr {ANY} meta l4proto udp @nh,48,8 != {{ 0x0, [^}}]* 0xe0 }} accept",
+    rf"meta mark 0x0000ca6c ip6 daddr {ANY} frag nexthdr 17 frag frag-off != 0 accept",
+)
 BASE = {
     "output": "type filter hook output priority filter; policy drop;",
     "input": "type filter hook input priority filter; policy drop;",

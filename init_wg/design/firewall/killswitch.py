@@ -36,6 +36,10 @@ _NFPROTO = {"ip": "ipv4", "ip6": "ipv6"}
 _ROUTED = "meta rtclassid != 4294967295"
 # The four message types of the WireGuard protocol (whitepaper, section 5.4): a type byte and three zero bytes.
 _WIREGUARD_MESSAGE = "@th,64,32 { 0x1000000, 0x2000000, 0x3000000, 0x4000000 }"
+# The two bytes in which IPv4 has its fragment's flags and offset, each by itself: nft versions print a comparison of
+# both in different words. Together true for every fragment but a packet's first.
+_IP_LATER = ("@nh,56,8 != 0x0", "@nh,48,8 != { 0x0, 0x20, 0x40, 0x60, 0x80, 0xa0, 0xc0, 0xe0 }")
+_IP6_LATER = ("frag nexthdr 17 frag frag-off != 0",)
 # The type of a family's addresses, and how many elements nft prints in one line of a set that has a name.
 _SETS = {"ip": ("ipv4_addr", 2), "ip6": ("ipv6_addr", 1)}
 
@@ -89,7 +93,7 @@ def opened(policy: Policy) -> str:
     # its addresses.
     asked = [m.replace("ip daddr", "arp daddr ip") for m in _by_family("daddr", policy.neighbours) if m[:3] == "ip "]
     arp = ["arp operation reply accept", *(f"arp operation request {match} accept" for match in asked)]
-    return inet + _gate(policy.links, arp, _wireguard(policy, ""), routed=policy.routed)
+    return inet + _gate(policy.links, arp, _wireguard(policy, "") + _later_fragments(policy), routed=policy.routed)
 
 
 def creation(ruleset: str) -> str:
@@ -213,6 +217,23 @@ def _wireguard(policy: Policy, device: str) -> list[str]:
         f"{device}meta mark {_FWMARK} {_family(address)} daddr {address} udp dport {port} {_WIREGUARD_MESSAGE}"
         for address, port in policy.endpoints
     ]
+
+
+def _later_fragments(policy: Policy) -> list[str]:
+    """What WireGuard's own packets become where they do not fit the uplink: the egress hook sees them afterwards.
+
+    Only a first fragment has a port and a form, and is looked at as a whole packet is. The chains before saw the
+    packet itself: a later fragment that comes so far is one of WireGuard's, or of somebody with NET_RAW who sets our
+    mark, while the first table is deleted.
+    """
+    rules = []
+    for family, addresses in _families_of(dict.fromkeys(address for address, _ in policy.endpoints)):
+        to = f"meta mark {_FWMARK} {family} daddr {_set(addresses)}"
+        if family == "ip":
+            rules += [f"{to} meta l4proto udp {later}" for later in _IP_LATER]
+        else:
+            rules += [f"{to} {later}" for later in _IP6_LATER]
+    return rules
 
 
 def _input(policy: Policy) -> list[str]:
