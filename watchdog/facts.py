@@ -14,6 +14,7 @@ import socket
 import struct
 from typing import NamedTuple
 
+from init_wg.config import serverfiles
 from init_wg.kernel import device as wireguard
 from init_wg.kernel.netlink import (
     NETLINK_NETFILTER,
@@ -194,8 +195,9 @@ def files(path: str) -> int:
 
     stat(2) follows links, so the symlink swap by which the kubelet updates a Secret shows as other inodes.
     """
+    folder = serverfiles.split(path)[0] or path
     try:
-        paths = [path + "/" + name for name in sorted(os.listdir(path)) if not name.startswith(".")]
+        paths = [folder + "/" + name for name in sorted(os.listdir(folder)) if not name.startswith(".")]
     except NotADirectoryError:
         # Beside a `wg setconf` file there may be its .address file.
         paths = [path, path.removesuffix(".conf") + ".address"]
@@ -223,12 +225,12 @@ class Server(NamedTuple):
 def servers(path: str) -> tuple[Server, ...]:
     """The servers in the order in which they are tried. What cannot be read is init_wg's to complain about."""
     try:
-        names = sorted(name for name in os.listdir(path) if name.endswith(".conf") and name[0] != ".")
+        folder, names = serverfiles.listing(path)
     except NotADirectoryError:
-        names = [""]
+        return (_server(path),)
     except OSError:
         return ()
-    return tuple(_server(path + "/" + name if name else path) for name in names)
+    return tuple(_server(f"{folder}/{name}") for name in names)
 
 
 def _server(path: str) -> Server:

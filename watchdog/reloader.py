@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from init_wg import log
+from init_wg.config import serverfiles
 
 from . import facts, scheduler, status
 from .remembered import Remembered
@@ -98,9 +99,9 @@ class Reloader:
             return
         # In a folder, init_wg itself leaves bad files out; the one in use must not be lost by that.
         path = self._path
-        if os.path.isdir(path):
+        if serverfiles.file_of(path, "") != path:
             server = self._in_use()
-            path = f"{path}/{server.name}.conf" if server else ""
+            path = serverfiles.file_of(path, server.name) if server else ""
             if not server or not os.path.exists(path):
                 self._accept()
                 return
@@ -154,5 +155,5 @@ class Reloader:
             return
         server = self._in_use()
         if server is not None:
-            path = f"{self._path}/{server.name}.conf" if os.path.isdir(self._path) else self._path
+            path = serverfiles.file_of(self._path, server.name)
             self._last_good.take(path, self._run_read)

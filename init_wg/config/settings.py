@@ -45,7 +45,7 @@ def read(environment: Mapping[str, str]) -> Settings:
     value("LOG_LEVEL", "info", _one_of(*LEVELS), "debug, info, warning or error")
     value("LOG_FORMAT", "text", _one_of("text", "json"), "text or json")
     return Settings(
-        config=value("WG_CONFIG", "/etc/wireguard", str, "a path"),
+        config=value("WG_CONFIG", "/etc/wireguard", str, "a path, or a pattern"),
         interface=value("WG_INTERFACE", "wg0", _interface, "a name of at most 15 letters, digits, _ . or -"),
         implementation=value("WG_IMPLEMENTATION", "auto", _one_of("auto", "kernel", "userspace"),
                              "auto, kernel or userspace"),

@@ -13,13 +13,15 @@ from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import Any, NamedTuple
 
-from init_wg.config import source, syntax, values
+from init_wg.config import serverfiles, source, syntax, values
 from init_wg.errors import ConfigError
 from init_wg.model.secret import Secret
 
 OWN_MARK = 51820
 LEAST_IPV6_MTU = 1280
 READABLE_BY_ALL = 0o004
+SHOWN_NAMES = 8  # of files, in one error
+_UNREPLACED = "$("  # Kubernetes leaves $(NAME) in a value as it is where it knows no NAME
 
 # What wg-quick would do and init-wg has its own way for.
 IGNORED = {
@@ -62,11 +64,10 @@ class Tunnel(NamedTuple):
 
 
 def servers(path: str) -> tuple[str, ...]:
-    """The config files at `path` in name order: itself, or every *.conf of a folder. Raises ConfigError."""
+    """The config files at `path` in name order: itself, or those of a folder (see serverfiles). Raises ConfigError."""
     where = source.shown(path) or "(an empty path)"
     try:
-        # A Kubernetes Secret is a folder of symlinks into "..data", hence no names with a dot in front.
-        names = sorted(name for name in os.listdir(path) if name.endswith(".conf") and not name.startswith("."))
+        folder, names = serverfiles.listing(path)
     except NotADirectoryError:
         return (path,)
     except FileNotFoundError:
@@ -75,11 +76,24 @@ def servers(path: str) -> tuple[str, ...]:
         raise ConfigError(f"{where}: no permission to list it: correct its owner or mode") from None
     except (OSError, ValueError):  # ValueError: a NUL in the name
         raise ConfigError(f"{where}: cannot be listed: check the path and the volume it is on") from None
-    files = tuple(os.path.join(path, name) for name in names)
+    files = tuple(os.path.join(folder, name) for name in names)
     found = tuple(file for file in files if not os.path.isdir(file))
+    if not found and folder != path:
+        raise ConfigError(_missing(path) if _UNREPLACED in path else _no_match(path, folder))
     if not found:
         raise ConfigError(source.folder(files[0]) if files else _no_servers(path))
     return found
+
+
+def _no_match(path: str, folder: str) -> str:
+    """A pattern that no file matches: most likely a replica for which nobody has put a file into the Secret."""
+    _, names = serverfiles.listing(folder)
+    shown = ", ".join(source.shown(name)[:60] for name in names[:SHOWN_NAMES]) or "no *.conf at all"
+    more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
+    return (
+        f"{source.shown(path)}: no file matches: there is {shown}{more}: "
+        "put one for this replica beside them, or correct WG_CONFIG"
+    )
 
 
 def _no_servers(path: str) -> str:
@@ -146,6 +160,11 @@ def refuse_own_key(tunnel: Tunnel) -> None:
 
 def _missing(path: str) -> str:
     where = source.shown(path) or "(an empty path)"
+    if _UNREPLACED in path:
+        return (
+            f"{where}: no such file: nothing has replaced $(NAME): set NAME in the container's env before WG_CONFIG, "
+            "and WG_CONFIG there, too, not in a ConfigMap"
+        )
     return f"{where}: no such file or folder: mount it there, or name the right one in WG_CONFIG"
 
 

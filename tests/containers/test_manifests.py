@@ -34,6 +34,7 @@ VERSIONS = {
     "before-1.29": ("1.25", "1.28", "1.37"),
     "userspace-before-1.29": ("1.25", "1.28", "1.37"),
 }
+EXAMPLES = ("example", "example-replicas")
 INIT, WATCHDOG = "init-wg", "init-wg-watchdog"
 INJECT = "init-wg.io/inject"
 
@@ -54,16 +55,18 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         built = render(tmp_path_factory.mktemp(name), *components, resources=WORKLOADS)
         assert built.returncode == 0, built.stderr
         texts[name] = built.stdout
-    built = build(K8S / "example")
-    assert built.returncode == 0, built.stderr
-    return {**texts, "example": built.stdout}
+    for name in EXAMPLES:
+        built = build(K8S / name)
+        assert built.returncode == 0, built.stderr
+        texts[name] = built.stdout
+    return texts
 
 
 def names(containers: list[Any]) -> list[str]:
     return [each["name"] for each in containers]
 
 
-@pytest.mark.parametrize("name", [*VARIANTS, "example"])
+@pytest.mark.parametrize("name", [*VARIANTS, *EXAMPLES])
 def test_golden(rendered: dict[str, str], name: str) -> None:
     """INIT_WG_WRITE_GOLDEN=1 writes what is there now: then read the difference."""
     file = GOLDEN / f"{name}.yaml"
@@ -110,6 +113,18 @@ def test_one_key_one_pod(rendered: dict[str, str]) -> None:
         assert each["spec"][field] == value
 
 
+def test_each_replica_has_its_own_files(rendered: dict[str, str]) -> None:
+    """Kubernetes replaces $(POD_NAME) only in what comes after it, in both of our containers."""
+    (pool,) = parse(rendered["example-replicas"])
+    spec = pod_spec(pool)
+    for container in spec["initContainers"]:
+        name, config = container["env"]
+        assert name == {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}
+        assert config == {"name": "WG_CONFIG", "value": "/etc/wireguard/$(POD_NAME).*.conf"}
+    assert spec["volumes"][0]["secret"] == {"secretName": "init-wg-pool", "defaultMode": 256}
+    assert pool["spec"]["replicas"] == 3
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="a process namespace needs root")
 def test_the_examples_end_at_once(tmp_path: Path) -> None:
     """As the first process of a container, which the kernel spares every signal that it does not handle.
@@ -136,7 +151,12 @@ def test_the_examples_end_at_once(tmp_path: Path) -> None:
                 unshare.kill()
         return True
 
-    for file in ("pod.yaml", "example/deployment.yaml", "example/statefulset.yaml"):
+    for file in (
+        "pod.yaml",
+        "example/deployment.yaml",
+        "example/statefulset.yaml",
+        "example-replicas/statefulset.yaml",
+    ):
         (app,) = pod_spec(load(file))["containers"]
         assert ends(app["command"]), file
         *shell, script = app["command"]
@@ -179,7 +199,8 @@ def test_schemas(rendered: dict[str, str], name: str, version: str) -> None:
 @pytest.mark.parametrize("version", ["1.29", "1.37"])
 def test_schemas_of_everything_else(rendered: dict[str, str], version: str) -> None:
     files = ["pod.yaml", "secret.yaml", "namespace/namespace.yaml", "network-policy/network-policy.yaml"]
-    assert problems([*parse(rendered["example"]), *map(load, files)], version) == []
+    examples = [document for name in EXAMPLES for document in parse(rendered[name])]
+    assert problems([*examples, *map(load, files)], version) == []
 
 
 def test_schemas_find_mistakes() -> None:

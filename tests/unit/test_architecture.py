@@ -38,7 +38,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     ),
     "init_wg": ("init_wg.config", "init_wg.kernel", "init_wg.setup"),
     "watchdog.web": (),
-    "watchdog": ("init_wg", "init_wg.kernel", "init_wg.model", "watchdog.web"),
+    "watchdog": ("init_wg", "init_wg.config", "init_wg.kernel", "init_wg.model", "watchdog.web"),
 }
 #: Below every room.
 GROUND = {"init_wg.errors", "init_wg.log", "watchdog.loop"}

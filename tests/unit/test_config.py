@@ -845,6 +845,35 @@ def test_a_kubernetes_secret(tmp_path: Path) -> None:
     assert [load(path).addresses[0].ip for path in found] == [ip_address("10.0.0.2"), ip_address("10.64.0.2")]
 
 
+def test_a_pattern_selects_a_replicas_servers(tmp_path: Path) -> None:
+    for name in ("web-1.b", "web-1.a", "web-10.a", "web-2.a", ".web-1.c", "web-1"):
+        written(tmp_path, GOOD, f"{name}.conf")
+    (tmp_path / "web-1.d.conf").mkdir()
+    assert servers(f"{tmp_path}/web-1.*.conf") == tuple(str(tmp_path / f"web-1.{name}.conf") for name in "ab")
+    assert servers(f"{tmp_path}/web-10.*") == (str(tmp_path / "web-10.a.conf"),)
+    assert servers(f"{tmp_path}/*.conf") == servers(str(tmp_path)), "a folder is a pattern, too"
+    star = written(tmp_path, GOOD, "web-*.conf")
+    assert servers(star) == (star,), "a file of that very name"
+
+
+def test_a_replica_without_a_file_is_told_which_there_are(tmp_path: Path) -> None:
+    pattern = f"{tmp_path}/web-3.*.conf"
+
+    def refused(path: str) -> str:
+        with pytest.raises(ConfigError) as caught:
+            servers(path)
+        return str(caught.value)
+
+    assert refused(pattern).startswith(f"{pattern}: no file matches: there is no *.conf at all: put one for this")
+    for number in range(10):
+        written(tmp_path, GOOD, f"web-{number % 3}.{number}.conf")
+    assert "there is web-0.0.conf, web-0.3.conf, " in refused(pattern)
+    assert ", web-2.2.conf and 2 more: put one for this replica beside them, or correct WG_CONFIG" in refused(pattern)
+    assert "nothing has replaced $(NAME)" in refused(f"{tmp_path}/$(POD_NAME).*.conf")
+    assert "nothing has replaced $(NAME)" in refused(f"{tmp_path}/$(POD_NAME).conf/")
+    assert "no such file or folder" in refused(f"{tmp_path}/none/web-1.*.conf")
+
+
 def test_a_folder_without_servers(tmp_path: Path) -> None:
     written(tmp_path, GOOD, "wg0.txt")
     with pytest.raises(ConfigError) as caught:

@@ -106,6 +106,21 @@ def test_a_secret_is_swapped_as_a_whole(loop: StillLoop, tmp_path: Path) -> None
     assert keeper.reloader.servers[0].public_keys == {"..2"}
 
 
+def test_a_pattern_is_a_folder_of_its_own(loop: StillLoop, tmp_path: Path) -> None:
+    """Other replicas' files are beside; the one in use is validated, and the tunnel's servers are this replica's."""
+    for name in ("web-1.a", "web-1.b", "web-10.a", "web-2.a"):
+        (tmp_path / f"{name}.conf").write_text(f"PublicKey = {name}\n")
+    keeper = Keeper(loop, tmp_path / "web-1.*.conf", in_use="web-1.b")
+    assert " ".join(keeper.reloader.names) == "web-1.a web-1.b"
+    (tmp_path / "web-1.b.conf").write_text("PublicKey = new\n")
+    (tmp_path / "web-1.c.conf").write_text("PublicKey = third\n")
+    keeper.wait(EVERY + QUIET)
+    assert [check.command for check in keeper.checks] == [("init_wg", "check", str(tmp_path / "web-1.b.conf"))]
+    keeper.checks[0].end(0)
+    assert keeper.applied == 1
+    assert " ".join(keeper.reloader.names) == "web-1.a web-1.b web-1.c"
+
+
 def test_what_is_still_being_written_is_not_read(loop: StillLoop, file: Path) -> None:
     keeper = Keeper(loop, file)
     for number in range(1, 100):
