@@ -115,7 +115,7 @@ def load(path: str) -> Tunnel:
     interface, peers, hooks = _sections(text, path)
     addresses = _addresses(interface, path)
     _refuse_small_mtu(interface, addresses, path)
-    _refuse_overlaps(peers, path)
+    _refuse_shared_networks(peers, path)
     dns = interface.all("DNS")
     return Tunnel(
         name=os.path.basename(path).removesuffix(".conf"),
@@ -215,24 +215,18 @@ def _refuse_small_mtu(
         source.fail(path, line, f"MTU is below {LEAST_IPV6_MTU}, but there is an IPv6 Address: raise it or delete it")
 
 
-def _refuse_overlaps(peers: list[syntax.Section], path: str) -> None:
-    """No address may be in two peers: WireGuard silently moves it to the last, or takes the longer prefix.
-
-    Two networks overlap only if one is within the other, so after sorting, each need only be held against
-    the widest before it.
-    """
+def _refuse_shared_networks(peers: list[syntax.Section], path: str) -> None:
+    """No network may be in two peers: WireGuard silently moves it to the last one. A network within another peer's is
+    right: the longest prefix decides, as in a routing table (cryptokey routing, WireGuard whitepaper, section 2)."""
     owned = [(item.value, number, item.line) for number, peer in enumerate(peers) for item in peer.items["AllowedIPs"]]
-    owned.sort(key=lambda one: (one[0].version, one[0]))
-    widest, owner, line = owned[0]
-    for network, number, own_line in owned[1:]:
-        if network.version != widest.version or not network.subnet_of(widest):
-            widest, owner, line = network, number, own_line
-        elif number != owner:
-            first, second = sorted((line, own_line))
-            what = f"AllowedIPs overlap those of another peer in line {first}: keep them in one peer"
+    owners: dict[IPv4Network | IPv6Network, tuple[int, int]] = {}
+    for network, number, line in owned:
+        owner, first = owners.setdefault(network, (number, line))
+        if owner != number:
+            what = f"AllowedIPs has a network that the peer in line {first} has: keep it in one peer"
             if network.prefixlen <= 1:
                 what += "; for fail-over, write each server into a file of its own, all in one folder (WG_CONFIG)"
-            source.fail(path, second, what)
+            source.fail(path, line, what)
 
 
 def _notices(

@@ -226,9 +226,11 @@ FILES: dict[str, Case] = {
         more("[Peer]\nPublicKey = {}\nAllowedIPs = 10.9.0.0/16\nEndpoint = 203.0.113.52:51820\n"),
         r"{}:11: the same PublicKey as in line 7",
     ),
-    "overlapping allowed IPs": Case(
-        more(f"[Peer]\nPublicKey = {ANOTHER_KEY}\nAllowedIPs = 10.9.0.0/16\nEndpoint = 203.0.113.52:51820\n"),
-        r"{}:12: AllowedIPs overlap .* line 8",
+    "allowed IPs of two peers": Case(
+        more(
+            f"[Peer]\nPublicKey = {ANOTHER_KEY}\nAllowedIPs = 10.9.0.0/16, 0.0.0.0/0\nEndpoint = 203.0.113.52:51820\n"
+        ),
+        r"{}:12: AllowedIPs has a network that the peer in line 8 has",
     ),
     "unknown key": Case(more("Obfuscation = on\n"), r"{}:10: unknown key Obfuscation"),
     "a key in the wrong place": Case(more(f"{ANOTHER_KEY}\n"), r"{}:10: "),
