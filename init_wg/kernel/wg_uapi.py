@@ -26,8 +26,8 @@ def start(name: str) -> None:
     """
     if not os.path.exists(TUN_DEVICE):
         raise KernelError(
-            f"neither kernel WireGuard nor {TUN_DEVICE} is here: load the node's wireguard module, "
-            f"or give the container {TUN_DEVICE}"
+            f"neither kernel WireGuard nor {TUN_DEVICE} is here: load the node's wireguard module, or "
+            f"give the container {TUN_DEVICE} (component-userspace, pod-userspace.yaml, compose.userspace.yaml)"
         )
     os.makedirs(SOCKETS, mode=0o700, exist_ok=True)
     if _ask(name, "get=1\n\n") is not None:

@@ -35,6 +35,8 @@ VERSIONS = {
     "userspace-before-1.29": ("1.25", "1.28", "1.37"),
 }
 EXAMPLES = ("example", "example-replicas")
+KINDS = {"Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Job", "CronJob", "Pod"}
+WITH_SHELL = ("example/deployment", "example/statefulset", "example-replicas/statefulset")
 INIT, WATCHDOG = "init-wg", "init-wg-watchdog"
 INJECT = "init-wg.io/inject"
 
@@ -79,7 +81,7 @@ def test_golden(rendered: dict[str, str], name: str) -> None:
 def test_ours_come_first(rendered: dict[str, str], name: str) -> None:
     before = {each["metadata"]["name"]: each for each in parse(WORKLOADS.read_text())}
     after = {each["metadata"]["name"]: each for each in parse(rendered[name])}
-    assert {each["kind"] for each in after.values()} == {"Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob"}
+    assert {each["kind"] for each in after.values()} == KINDS
     assert set(before) == set(after)
     for workload, made in after.items():
         original, spec = pod_spec(before[workload]), pod_spec(made)
@@ -167,7 +169,7 @@ def test_least_privilege(rendered: dict[str, str]) -> None:
     """Of the whole output: one capability, for our containers only, and nothing of the node's but /dev/net/tun."""
     for text in rendered.values():
         for workload in parse(text):
-            if workload["kind"] not in ("Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob"):
+            if workload["kind"] not in KINDS:
                 continue
             spec = pod_spec(workload)
             assert not {"hostNetwork", "hostPID", "hostIPC", "securityContext"} & set(spec)
@@ -198,7 +200,13 @@ def test_schemas(rendered: dict[str, str], name: str, version: str) -> None:
 
 @pytest.mark.parametrize("version", ["1.29", "1.37"])
 def test_schemas_of_everything_else(rendered: dict[str, str], version: str) -> None:
-    files = ["pod.yaml", "secret.yaml", "namespace/namespace.yaml", "network-policy/network-policy.yaml"]
+    files = [
+        "pod.yaml",
+        "pod-userspace.yaml",
+        "secret.yaml",
+        "namespace/namespace.yaml",
+        "network-policy/network-policy.yaml",
+    ]
     examples = [document for name in EXAMPLES for document in parse(rendered[name])]
     assert problems([*examples, *map(load, files)], version) == []
 
@@ -222,9 +230,10 @@ def test_the_wrong_order_fails(tmp_path: Path, order: tuple[str, ...]) -> None:
 
 
 def test_copies_are_equal(rendered: dict[str, str]) -> None:
-    """The CronJob's patch is the workload's; pod.yaml is what the component makes; one version everywhere."""
+    """The patches are one; the two complete pods are what the components make; one version everywhere."""
     cronjob, workload = load("component/cronjob.yaml"), load("component/workload.yaml")
     assert cronjob["spec"]["jobTemplate"]["spec"] == workload["spec"]
+    assert load("component/bare-pod.yaml")["spec"] == workload["spec"]["template"]["spec"]
 
     pod = load("pod.yaml")
     made = next(each for each in parse(rendered["component"]) if each["metadata"]["name"] == "without-init")
@@ -236,16 +245,19 @@ def test_copies_are_equal(rendered: dict[str, str]) -> None:
     made = next(each for each in parse(rendered["userspace"]) if each["metadata"]["name"] == "without-init")
     assert userspace(pod)["spec"]["initContainers"] == pod_spec(made)["initContainers"]
     assert userspace(pod)["spec"]["volumes"] == pod_spec(made)["volumes"]
+    assert userspace(pod) == load("pod-userspace.yaml")
 
     (image,) = load("component/kustomization.yaml")["images"]
     assert image["newTag"] == __version__
     assert {each["image"] for each in pod["spec"]["initContainers"]} == {f"{image['newName']}:{image['newTag']}"}
-    elsewhere = [
-        file.relative_to(K8S)
-        for file in K8S.rglob("*.yaml")
-        if image["newName"] in file.read_text() and file.name != "pod.yaml"
-    ]
-    assert elsewhere == [Path("component/kustomization.yaml")], "one place says which image"
+    elsewhere = {str(file.relative_to(K8S)) for file in K8S.rglob("*.yaml") if image["newName"] in file.read_text()}
+    complete = {"pod.yaml", "pod-userspace.yaml"}
+    assert elsewhere - complete <= {"component/kustomization.yaml", "injection/settings.yaml"}, "one place each says it"
+
+
+def test_deleting_the_example_keeps_the_secrets(rendered: dict[str, str]) -> None:
+    """A namespace takes everything in it with it, the keys too, which are hard to come by."""
+    assert "Namespace" not in {each["kind"] for each in parse(rendered["example"])}
 
 
 def test_the_placeholder_is_refused(tmp_path: Path) -> None:
