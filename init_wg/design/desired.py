@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 OVERHEAD, OVERHEAD_IPV4 = 80, 60
 #: wg-quick's default, and the most that is chosen by itself: a pod's link may be wider than its way to the provider.
 MAXIMUM_MTU = 1420
+DNS_PORT = 53
+LINK_LOCAL = "169.254.0.0/16"  # RFC 3927, section 7: not to be sent to a router
 MINIMUM_IPV6_MTU = 1280  # RFC 8200, section 5
 
 
@@ -85,7 +87,7 @@ def state(settings: Settings, tunnel: Tunnel, pod: Pod, now: Circumstances) -> S
             for a in tunnel.addresses
             if _family(a.version) in now.families
         ),
-        routes=frozenset(_routes(settings, pod, now)),
+        routes=frozenset(_routes(settings, tunnel, pod, now)),
         rules=frozenset(rule for family in now.families for rule in _rules(family, pod, tunnel)),
         others=frozenset(other for other in now.others if not other.addresses & {str(a.ip) for a in tunnel.addresses}),
         ruleset=killswitch.opened(policy(settings, tunnel, pod, now)) if settings.kill_switch else "",
@@ -185,10 +187,10 @@ def _rules(family: int, pod: Pod, tunnel: Tunnel) -> Iterator[Rule]:
     them nothing is delivered, or the tunnel's own packets find no way."""
     yield Rule(family, 0, LOCAL_TABLE)
     # Queries that were redirected have the pod's address, and so have their answers when rp_filter looks at them;
-    # and a network of the pod's may cover the resolver's address.
+    # and a network of the pod's may cover the resolver's address. Queries alone: the pod's own gateway may have it too.
     for resolver in tunnel.dns:
         if _family(resolver.version) == family:
-            yield Rule(family, PREFERENCE_NAMES, TABLE, destination=str(resolver))
+            yield Rule(family, PREFERENCE_NAMES, TABLE, destination=str(resolver), port=DNS_PORT)
     # Replies go back the way the request came, and strict rp_filter finds the pod's address on the uplink.
     if family == INET:
         for address in pod.addresses:
@@ -206,7 +208,7 @@ def _rules(family: int, pod: Pod, tunnel: Tunnel) -> Iterator[Rule]:
         yield Rule(family, PREFERENCE_KERNEL_DEFAULT, DEFAULT_TABLE)
 
 
-def _routes(settings: Settings, pod: Pod, now: Circumstances) -> Iterator[Route]:
+def _routes(settings: Settings, tunnel: Tunnel, pod: Pod, now: Circumstances) -> Iterator[Route]:
     kept = [route for route in pod.routes if not pods.is_stray(route, pod) or _named(route, now.bypass.networks)]
     yield from kept
     yield from pods.record(kept, pod.uplink)
@@ -214,6 +216,10 @@ def _routes(settings: Settings, pod: Pod, now: Circumstances) -> Iterator[Route]
         metric = IPV6_METRIC if family == INET6 else 0
         # With wg0 gone, or the firewall flushed: "no route to host", instead of main's default route.
         yield Route(family, TABLE, DEFAULT[family], None, kind="unreachable", metric=UNREACHABLE_METRIC)
+        # Nothing link-local is beyond a link, in the tunnel least of all: who looks for a cloud's metadata gets an
+        # answer at once. But some providers have a resolver there.
+        if family == INET and not any(each.is_link_local for each in _inside(tunnel)):
+            yield Route(family, TABLE, LINK_LOCAL, None, kind="unreachable")
         # Also for a family that the tunnel has no address of: its packets end in the kill-switch there, and the
         # replies of that family, which are routed anew by their mark, need some route to come so far.
         scope = SCOPE_LINK if family == INET else 0
@@ -224,6 +230,13 @@ def _routes(settings: Settings, pod: Pod, now: Circumstances) -> Iterator[Route]
                 if (":" in network) == (family == INET6) and network not in there:
                     there.add(network)
                     yield _beside(network, default, metric)
+
+
+def _inside(tunnel: Tunnel) -> Iterator[networks.Address | networks.Network]:
+    """What the configuration says is in the tunnel."""
+    yield from tunnel.dns
+    yield from (interface.ip for interface in tunnel.addresses)
+    yield from (network for peer in tunnel.peers for network in peer.allowed_ips)
 
 
 def _beside(destination: str, default: Route, metric: int) -> Route:

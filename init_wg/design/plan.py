@@ -212,6 +212,7 @@ def _show_rule(rule: Rule) -> str:
     words = [f"{rule.preference}:", *(["not"] if rule.invert else [])]
     words += ["from", rule.source or "all"]
     words += ["to", rule.destination] if rule.destination else []
+    words += ["dport", str(rule.port)] if rule.port is not None else []
     words += ["fwmark", str(rule.mark)] if rule.mark is not None else []
     words += ["lookup", str(rule.table)]
     words += ["suppress_prefixlength", str(rule.suppress_prefix_length)] * (rule.suppress_prefix_length is not None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import ip_interface, ip_network
 from typing import TYPE_CHECKING, NamedTuple
 
-from init_wg.errors import KernelError
+from init_wg.errors import ConfigError, KernelError
 from init_wg.model.networks import is_local
 from init_wg.model.state import (
     DEFAULT,
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from ipaddress import IPv4Interface, IPv6Interface
 
+    from init_wg.config.tunnel import Tunnel
     from init_wg.model.snapshot import Snapshot
 
 
@@ -77,6 +78,23 @@ def discover(kernel: Snapshot, tunnel: str) -> Pod:
     mtu = next(interface.mtu for interface in kernel.interfaces if interface.name == uplink)
     lost = tuple(route for route in _restorable(recorded, addresses) if _twin(route) not in set(map(_twin, main)))
     return Pod(uplink, mtu, links, addresses, defaults, main + lost, recorded)
+
+
+def apart(pod: Pod, tunnel: Tunnel, *, new: bool) -> Pod:
+    """The pod without the tunnel's addresses, which somebody may have put on its uplink, too.
+
+    new: the tunnel has not got them yet. Raises ConfigError when they were the pod's, or its gateway's, before.
+    """
+    inside = {interface.ip for interface in tunnel.addresses}
+    gateways = {default.gateway for default in pod.defaults.values()}
+    taken = [a for a in tunnel.addresses if a.ip in {own.ip for own in pod.addresses} or str(a.ip) in gateways]
+    if new and taken:
+        whose = "this pod's gateway" if str(taken[0].ip) in gateways else f"this pod itself, on {pod.uplink}"
+        raise ConfigError(
+            f"{tunnel.path}: Address {taken[0].ip} belongs to {whose}: the pod's network and the provider's overlap; "
+            "give the pod's network another range, or take another server's file"
+        )
+    return pod._replace(addresses=tuple(own for own in pod.addresses if own.ip not in inside))
 
 
 def record(routes: Iterable[Route], uplink: str) -> frozenset[Route]:

@@ -8,12 +8,13 @@ imported when there is something to write.
 from __future__ import annotations
 
 import socket
+import struct
 import sys
 from typing import TYPE_CHECKING, Any
 
 from init_wg.errors import KernelError
 from init_wg.kernel.netlink import HEADER, attribute, index, number
-from init_wg.kernel.rtnetlink import KINDS, NH_ID, ONLINK, RULE_INVERT, bits
+from init_wg.kernel.rtnetlink import KINDS, NH_ID, ONLINK, PORT_RANGE, RULE_INVERT, bits
 from init_wg.model.state import INET, INET6, Address, Route, Rule
 
 if TYPE_CHECKING:
@@ -151,6 +152,8 @@ def write_rule(kernel: Socket, rule: Rule, *, add: bool) -> None:
             message["dst_len"], message["src_len"], message["tos"] = value[:3]
             attrs += [("FRA_FWMASK", number(value[3:]))] if value[3:] else []
     raw = _raw(rule.other)
+    if rule.port is not None:
+        raw += attribute(PORT_RANGE, struct.pack("=HH", rule.port, rule.port))
     write(kernel, _NEWRULE if add else _DELRULE, _EXCLUSIVE_CREATE if add else 0, message, attrs, raw)
 
 

@@ -19,6 +19,7 @@ ONLINK, RULE_INVERT = 4, 2
 _GETLINK, _GETADDR, _GETROUTE, _GETRULE = 18, 22, 26, 34
 _CLONED = 0x200
 NH_ID = 30  # RTA_NH_ID
+PORT_RANGE, _PORT_MASK = 24, 29  # FRA_DPORT_RANGE, FRA_DPORT_MASK (Linux 6.15 shows a full one with any port)
 # How the kernel begins a route's attributes, RTA_TABLE and RTA_DST, but for their values; and where these end.
 _DESTINATION = {struct.pack("=HHHH", 8, 15, 4 + size, 1): 24 + size for size in (4, 16)}
 
@@ -103,6 +104,9 @@ def _rule(data: bytes) -> Rule:
     # What follows is modelled; the protocol (who made it) and "suppress nothing" are no selectors.
     known = {1, 2, 6, 10, 13, 14, 15, 16, 21}
     other = [(kind, value) for kind, value in sorted(found.items()) if kind not in known]
+    port = _port(found)
+    if port is not None:
+        other = [(kind, value) for kind, value in other if kind not in (PORT_RANGE, _PORT_MASK)]
     # A mark of zero is not shown, but its mask is. 0 is no attribute's type: what the header has goes by it.
     mask = found[16] if 16 in found and (10 not in found or number(found[16]) != 0xFFFFFFFF) else b""
     if tos or mask or any(length not in (0, bits(family)) for length in (to_length, from_length)):
@@ -118,9 +122,16 @@ def _rule(data: bytes) -> Rule:
         mark=number(found[10]) if 10 in found else None,
         invert=bool(flags & RULE_INVERT),
         suppress_prefix_length=None if suppress == 0xFFFFFFFF else suppress,
+        port=port,
         action=action,
         other=tuple(other),
     )
+
+
+def _port(found: dict[int, bytes]) -> int | None:
+    """The one destination port that a rule names; None when it names none, or several."""
+    first, last = struct.unpack("=HH", found.get(PORT_RANGE, bytes(4)))
+    return first if first == last and first and found.get(_PORT_MASK, b"\xff\xff") == b"\xff\xff" else None
 
 
 def _show(packed: bytes) -> str:

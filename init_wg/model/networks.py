@@ -19,6 +19,12 @@ PRIVATE = tuple(map(ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"
 #: Not public, though not RFC 1918 either: carriers and some clouds' pods (RFC 6598), and link-local.
 LOCAL = (*PRIVATE, *map(ip_network, ("100.64.0.0/10", "169.254.0.0/16", "fe80::/10")))
 
+#: Link-local services of a node, and where clouds hand out a machine's credentials, also at addresses that look private
+#: (AWS, Google, Alibaba): what nobody named must not reach them.
+METADATA = tuple(
+    map(ip_network, ("169.254.0.0/16", "fe80::/10", "fd00:ec2::/32", "fd20:ce::254/128", "100.100.100.200/32"))
+)
+
 _FAMILY, _BITS = {4: INET, 6: INET6}, {4: 32, 6: 128}
 #: How a length is written, and how many bits it leaves to the hosts.
 _HOST_BITS = {v: {"": 0, **{f"/{length}": bits - length for length in range(bits + 1)}} for v, bits in _BITS.items()}
@@ -40,17 +46,18 @@ def hosts(addresses: Iterable[Address | str]) -> tuple[str, ...]:
     return tuple(map(str, sorted(found, key=lambda address: (address.version, int(address)))))
 
 
-def without(networks: Iterable[Network], holes: Iterable[Address]) -> list[Network]:
-    """The networks with single addresses cut out."""
+def without(networks: Iterable[Network], holes: Iterable[Address | Network]) -> list[Network]:
+    """The networks with single addresses, or smaller networks, cut out."""
     left = list(networks)
-    for hole in holes:
-        point = ip_network(hole)
-        left = [
-            part
-            for network in left
-            for part in (network.address_exclude(point) if covers(network, hole) else (network,))  # type: ignore[arg-type]
-        ]
+    for hole in map(ip_network, holes):
+        left = [part for network in left for part in _outside(network, hole)]
     return left
+
+
+def _outside(network: Network, hole: Network) -> Iterable[Network]:
+    if network.version != hole.version or not network.overlaps(hole):
+        return (network,)
+    return () if network.subnet_of(hole) else network.address_exclude(hole)  # type: ignore[arg-type]
 
 
 def interval(network: Network | str) -> Interval:

@@ -97,7 +97,8 @@ class Route(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """A policy rule. `other` holds selectors we never use, as raw attributes: their presence is a difference."""
+    """A policy rule; port is the destination's. `other` holds selectors we never use, as raw attributes: their presence
+    is a difference."""
 
     family: int
     preference: int
@@ -107,6 +108,7 @@ class Rule(NamedTuple):
     mark: int | None = None
     invert: bool = False
     suppress_prefix_length: int | None = None
+    port: int | None = None
     action: int = 1  # FR_ACT_TO_TBL
     other: tuple[tuple[int, bytes], ...] = ()
 

@@ -108,7 +108,8 @@ def _apply(kernel: netlink.Socket, settings: Settings, steps: tuple[Step, ...]) 
 def compare(goal: Goal, seen: Observation, kind: str, hole: Hole | None = None) -> Comparison:
     """What is there against what should be, for an interface of this kind."""
     settings, tunnel = goal.settings, goal.tunnel
-    pod = pods.discover(seen.kernel, settings.interface)
+    new = {a.address for a in seen.state.addresses}.isdisjoint(str(a.ip) for a in tunnel.addresses)
+    pod = pods.apart(pods.discover(seen.kernel, settings.interface), tunnel, new=new)
     chosen = bypass.choose(settings, pod, tunnel, goal.environment.get("KUBERNETES_SERVICE_HOST"))
     gate, routed = _gate(settings, pod, seen.state.ruleset)
     resolv_conf = dns.read()

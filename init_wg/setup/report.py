@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from init_wg.design import dns
+from init_wg.design.bypass import few
 from init_wg.errors import InitWgError
 from init_wg.kernel import nft, sealed
 from init_wg.kernel.netlink import Socket
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from init_wg.config.settings import Settings
     from init_wg.config.tunnel import Tunnel
+    from init_wg.design.bypass import Bypass
 
 
 def status(settings: Settings, environment: Mapping[str, str]) -> dict[str, Any]:
@@ -27,11 +29,13 @@ def status(settings: Settings, environment: Mapping[str, str]) -> dict[str, Any]
     state, server = seen.state, None
     resolvers: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
+    bypass: Bypass | None = None
     counters = nft.counters() if state.ruleset else {}
     try:
         tunnel, comparison = connect.compare(settings, environment)
         drift, server = [str(step) for step in comparison.steps], tunnel.name
         notices = comparison.notices
+        bypass = comparison.bypass
         chosen = dns.choose(settings, tunnel, dns.read())
         resolvers = chosen.resolvers if chosen else ()
     except InitWgError as error:
@@ -66,6 +70,10 @@ def status(settings: Settings, environment: Mapping[str, str]) -> dict[str, Any]
             "refused_queries": counters.get("refuse_name", 0),
         },
         "notices": list(notices),
+        "bypass": {
+            "networks": list(bypass.networks) if bypass else [],
+            "closed": list(bypass.closed) if bypass else [],
+        },
         "drift": drift,
     }
 
@@ -93,6 +101,8 @@ def as_text(facts: dict[str, Any]) -> str:
         f"DNS:         {dns['mode']}: {', '.join(dns['resolvers']) or 'as addressed'}; "
         f"{dns['redirected_queries']} queries redirected, {dns['refused_queries']} refused"
     )
+    lines.append(f"bypass:      {few(facts['bypass']['networks']) or 'nothing'}")
+    lines += [f"closed:      {closed}" for closed in facts["bypass"]["closed"]]
     for peer in facts["peers"]:
         age = time.time() - peer["latest_handshake"]
         handshake = f"handshake {age:.0f} s ago" if peer["latest_handshake"] else "no handshake yet"

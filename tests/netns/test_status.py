@@ -20,6 +20,7 @@ FIELDS = {
     "up",
     "sealed",
     "addresses",
+    "bypass",
     "mtu",
     "peers",
     "rules",
@@ -101,6 +102,9 @@ def test_json(running: Lab) -> None:
     assert found["addresses"] == sorted([f"{INSIDE[4]}/32", f"{INSIDE[6]}/128"])
     assert found["mtu"] == int(running.pod.run(["cat", "/sys/class/net/wg0/mtu"]).stdout)
     assert found["drift"] == []
+    assert set(found["bypass"]) == {"networks", "closed"}
+    assert "10.43.0.0/16" in found["bypass"]["networks"]
+    assert found["bypass"]["closed"] == []
     assert found["rules"] >= 6
     assert found["routes"] >= 4
     (peer,) = found["peers"]

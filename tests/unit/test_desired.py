@@ -109,7 +109,7 @@ def test_the_rules_in_the_order_in_which_they_are_asked() -> None:
     """IPv4's replies by their source, IPv6's by a mark: see design 4."""
     assert sorted((rule for rule in ORDINARY.rules if rule.family == INET), key=by_preference) == [
         Rule(INET, 0, 255),
-        Rule(INET, 50, TABLE, destination="10.64.0.1"),
+        Rule(INET, 50, TABLE, destination="10.64.0.1", port=53),
         Rule(INET, 100, MAIN_TABLE, source="10.244.1.7"),
         Rule(INET, 200, MAIN_TABLE, suppress_prefix_length=0),
         Rule(INET, 300, TABLE, mark=FWMARK, invert=True),
@@ -145,7 +145,13 @@ def test_the_tunnels_table() -> None:
         Route(INET6, TABLE, "::/0", "wg0", metric=1024),
         Route(INET, TABLE, "0.0.0.0/0", None, kind="unreachable", metric=UNREACHABLE_METRIC),
         Route(INET6, TABLE, "::/0", None, kind="unreachable", metric=UNREACHABLE_METRIC),
+        Route(INET, TABLE, "169.254.0.0/16", None, kind="unreachable"),
     }
+
+
+def test_a_link_local_resolver_is_reached_in_the_tunnel() -> None:
+    found = state(tunnel={"dns": (ip_address("169.254.1.53"),)})
+    assert not [route for route in found.routes if route.destination == "169.254.0.0/16"]
 
 
 def test_ipv6_is_refused_where_the_tunnel_has_none_of_it() -> None:
@@ -206,7 +212,9 @@ def test_a_stray_route_stays_only_within_what_was_named(network: str, kept: bool
 def test_the_tunnels_resolver_is_asked_in_the_tunnel_whatever_covers_it(family: int, resolver: str) -> None:
     """Here a network of the pod's own does: the rule is asked before main."""
     found = state(tunnel={"dns": (ip_address(resolver),)})
-    assert {rule for rule in found.rules if rule.destination} == {Rule(family, 50, TABLE, destination=resolver)}
+    assert {rule for rule in found.rules if rule.destination} == {
+        Rule(family, 50, TABLE, destination=resolver, port=53)
+    }
     assert min(rule.preference for rule in found.rules if rule.table == MAIN_TABLE) > 50
 
 

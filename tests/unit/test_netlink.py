@@ -79,6 +79,7 @@ rules = st.builds(
     suppress_prefix_length=st.none() | st.integers(0, 128),
     source=st.none(),
     destination=st.none(),
+    port=st.none() | st.integers(1, 65535),
     action=st.just(1),
     other=st.just(()),
 )
@@ -101,6 +102,12 @@ def test_any_rule_comes_back(
     if not add:
         memory.shown[GETRULE] = [message[2]]
     assert read(memory).rules == (rule,)
+
+
+def test_a_port_is_the_same_with_the_full_mask_that_newer_kernels_show(memory: Memory) -> None:
+    rtchange.write_rule(socket_of(memory), rule := Rule(INET, 50, 51820, destination="10.2.0.1", port=53), add=True)
+    memory.shown[GETRULE] = [memory.told[0][2], memory.told[0][2] + attribute(29, b"\xff\xff")]
+    assert read(memory).rules == (rule, rule)
 
 
 def test_the_link_messages_are_pyroute2s_own(memory: Memory) -> None:
@@ -156,7 +163,9 @@ FULL_MASK = attribute(16, b"\xff" * 4)
         ({}, attribute(17, b"eth1\0")),  # oif
         ({}, attribute(20, bytes(8))),  # uid range
         ({}, attribute(22, b"\x11")),  # IP protocol
-        ({}, attribute(24, bytes(4))),  # destination ports
+        ({}, attribute(24, struct.pack("=HH", 53, 54))),  # destination ports
+        ({}, attribute(24, struct.pack("=HH", 53, 53)) + attribute(29, b"\xff\0")),  # by a mask
+        ({}, attribute(23, struct.pack("=HH", 53, 53))),  # source port
         ({}, attribute(13, struct.pack("=I", 3))),  # suppress_ifgroup
         ({"to_length": 8}, attribute(1, b"\x0a\0\0\0")),
         ({"from_length": 8}, attribute(2, b"\x0a\0\0\0")),
