@@ -4,11 +4,23 @@
 #
 # The kill-switch is compared with what nft prints, letter by letter: the base decides nft's version (1.0.6).
 ARG BASE=debian:bookworm-slim
+ARG GO_BASE=debian:trixie-slim
+
+# Debian 12's wireguard-go is of 2022 and moves half as much. go.mod has the version, go.sum the checksums.
+FROM ${GO_BASE} AS wireguard-go
+RUN export DEBIAN_FRONTEND=noninteractive \
+ && apt-get update -q \
+ && apt-get install -q -y --no-install-recommends ca-certificates golang-go \
+ && rm -rf /var/lib/apt/lists/*
+# As for Go itself; empty: its own default.
+ARG GOPROXY
+COPY image/wireguard-go /source
+RUN /source/build.sh /wireguard-go && rm -rf /root/.cache /root/go
 
 FROM ${BASE} AS build
 RUN export DEBIAN_FRONTEND=noninteractive \
  && apt-get update -q \
- && apt-get install -q -y --no-install-recommends dnsmasq-base netbase nftables python3 python3-venv wireguard-go \
+ && apt-get install -q -y --no-install-recommends dnsmasq-base netbase nftables python3 python3-venv \
  && rm -rf /var/lib/apt/lists/*
 # The environment itself has no pip; the one that fills it stays behind in this stage.
 RUN python3 -m venv /pip && python3 -m venv --without-pip /opt/init-wg
@@ -22,6 +34,8 @@ COPY LICENSE README*.md ./
 COPY init_wg init_wg
 COPY watchdog watchdog
 RUN /pip/bin/pip --python /opt/init-wg/bin/python install -q --no-compile --no-deps .
+COPY --from=wireguard-go /wireguard-go/wireguard-go /usr/bin/wireguard-go
+COPY --from=wireguard-go /wireguard-go/copyright /usr/share/doc/wireguard-go/copyright
 COPY image/rootfs.py /rootfs.py
 RUN python3 /rootfs.py /rootfs /opt/init-wg
 

@@ -31,8 +31,8 @@ COMMANDS = {
     "init-wg-watchdog": "init_wg_watchdog.__main__",
     "init-wg-health": "init_wg_watchdog.healthcheck",
 }
-#: nft spells protocols by name only where it finds their names.
-DATA = ("/etc/protocols",)
+#: nft spells protocols by name only where it finds their names. wireguard-go is no package of Debian's here.
+DATA = ("/etc/protocols", "/usr/share/doc/wireguard-go/copyright")
 
 # Of the standard library, what no program without a terminal, a window or a compiler uses. All else stays: a module
 # that only a rare failure imports must be there when it fails.
@@ -58,6 +58,11 @@ LEFT_OUT_EXTENSIONS = [
     "audioop", "_codecs_*", "_crypt", "_ctypes_test", "_curses*", "_dbm", "_elementtree", "_gdbm",
     "_lsprof", "_multibytecodec", "nis", "ossaudiodev", "readline", "_sqlite3", "_test*", "_tkinter", "_xx*",
     "xxlimited*", "_zoneinfo",
+]  # fmt: skip
+#: Of other packages, what needs something that is not here: QUIC, pyOpenSSL, another event loop, a browser.
+LEFT_OUT_OF_OTHERS = [
+    "dns/_trio_backend.py", "dns/dnssecalgs/*", "dns/quic/_*",
+    "urllib3/contrib/emscripten/*", "urllib3/contrib/pyopenssl.py",
 ]  # fmt: skip
 
 
@@ -145,6 +150,7 @@ def environment(root: Path, venv: Path) -> None:
                 needless = file.suffix == ".pyc" or (file.parts[0] == "pyroute2" and str(path) not in from_pyroute2)
                 # Compiled twice, for speed at guessing what a text is encoded in.
                 needless |= distribution.name == "charset-normalizer" and file.suffix == ".so"
+                needless |= any(file.match(pattern) for pattern in LEFT_OUT_OF_OTHERS)
                 if path.is_file() and ".." not in file.parts and not needless:
                     destination = target / str(file)
                     destination.parent.mkdir(parents=True, exist_ok=True)

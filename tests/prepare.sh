@@ -22,6 +22,17 @@ if [ -n "$missing" ]; then
 	fi
 fi
 
+# The image's wireguard-go, where there is a Go to build it: the lab takes it from there, and Debian's elsewhere.
+case " $* " in
+*" wireguard-go "*)
+	built=.cache/wireguard-go/wireguard-go
+	if [ ! "$built" -nt image/wireguard-go/go.mod ] && command -v go >/dev/null; then
+		image/wireguard-go/build.sh .cache/wireguard-go || rm -f "$built"
+	fi
+	PATH="$PWD/.cache/wireguard-go:$PATH" command -v wireguard-go | sed 's/^/wireguard-go: /'
+	;;
+esac
+
 stamp=.venv/.prepared
 if [ ! -e "$stamp" ] || [ pyproject.toml -nt "$stamp" ] || [ constraints.txt -nt "$stamp" ]; then
 	python3 -m venv .venv 2>/dev/null || { rm -rf .venv; python3 -m pip install -q --user --break-system-packages virtualenv; python3 -m virtualenv -q .venv; }

@@ -21,7 +21,7 @@ from typing import Self, TypeVar
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache/containers"
-BASE = "debian:bookworm-slim"
+BASES = {"debian:bookworm-slim": "bookworm", "debian:trixie-slim": "trixie"}
 IMAGE, LAB_IMAGE = "init-wg", "init-wg-lab"
 PROGRAMS = {
     "dockerd": "docker.io",
@@ -186,7 +186,7 @@ class Engine:
         self.docker("network", "prune", "-f")
         self.docker("volume", "prune", "-f")
         self.docker("image", "prune", "-f")
-        self.docker("builder", "prune", "-f", "--keep-storage", "1GB")
+        self.docker("builder", "prune", "-f", "--keep-storage", "2GB")
 
     # --- commands --------------------------------------------------------------------------------------------------
 
@@ -234,21 +234,24 @@ class Engine:
             try:
                 if uplink.stdout is None or not uplink.stdout.read(1):
                     raise EngineError("slirp4netns does not start")
-                self._base()
+                for base, suite in BASES.items():
+                    self._base(base, suite)
                 for name, folder in {IMAGE: ROOT, LAB_IMAGE: ROOT / "tests/containers/lab"}.items():
-                    self.docker("build", "--network", "host", "--tag", name, str(folder), timeout=900)
+                    self.docker(
+                        "build", "--network", "host", "--build-arg", "GOPROXY", "--tag", name, str(folder), timeout=900
+                    )
             finally:
                 uplink.terminate()
         return {name: self.docker("image", "inspect", "--format", "{{.Id}}", name) for name in (IMAGE, LAB_IMAGE)}
 
-    def _base(self) -> None:
-        """The public base image's name, for a smaller Debian made here from packages.
+    def _base(self, base: str, suite: str) -> None:
+        """A public base image's name, for a smaller Debian made here from packages.
 
-        Certificates that this machine trusts are part of it, so that pip works behind a proxy as it does outside.
+        Certificates that this machine trusts are part of it, so that pip and Go work behind a proxy as they do outside.
         """
-        if self.try_docker("image", "inspect", BASE) is not None:
+        if self.try_docker("image", "inspect", base) is not None:
             return
-        archive = CACHE / "debian-bookworm-slim.tar"
+        archive = CACHE / f"debian-{suite}-slim.tar"
         if not archive.exists():
             making = archive.with_suffix(".making.tar")
             hooks: list[str] = []
@@ -261,7 +264,7 @@ class Engine:
             leave_out += ["path-exclude=/usr/share/doc/*", "path-include=/usr/share/doc/*/copyright"]
             argv = ["mmdebstrap", "--quiet", "--variant=minbase", "--include=ca-certificates"]
             argv += [f"--dpkgopt={option}" for option in leave_out] + [f"--customize-hook={hook}" for hook in hooks]
-            subprocess.run([*argv, "bookworm", str(making)], check=True, timeout=600)
+            subprocess.run([*argv, suite, str(making)], check=True, timeout=600)
             making.rename(archive)
         certificates = "ENV PIP_CERT=/etc/ssl/certs/ca-certificates.crt"
-        self.docker("import", "--change", certificates, "--change", 'CMD ["bash"]', str(archive), BASE, timeout=300)
+        self.docker("import", "--change", certificates, "--change", 'CMD ["bash"]', str(archive), base, timeout=300)

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import os
+import re
 import struct
 import subprocess
 import tarfile
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from .engine import IMAGE, LAB_IMAGE, Engine, docker_command, wait_until
+from .engine import IMAGE, LAB_IMAGE, ROOT, Engine, docker_command, wait_until
 
 #: Bytes, as `docker image inspect` tells them: all layers, unpacked. What today's best-known peer has.
 GOAL = 43_000_000
@@ -151,9 +152,21 @@ def test_says_what_it_is(engine: Engine) -> None:
 
 def test_scanners_find_the_packages(files: dict[str, tarfile.TarInfo]) -> None:
     packages = {Path(name).name for name in files if name.startswith("/var/lib/dpkg/status.d/")}
-    assert {"dnsmasq-base", "nftables", "wireguard-go", "libc6", "libpython3.11-stdlib", "libssl3"} <= packages
+    assert {"dnsmasq-base", "nftables", "libc6", "libpython3.11-stdlib", "libssl3"} <= packages
     assert {package for package in packages if f"/usr/share/doc/{package}/copyright" not in files} == set()
     assert [name for name in files if name.endswith("/wgconfig-1.2.0.dist-info/METADATA")]
+
+
+def test_wireguard_go_is_the_pinned_one(engine: Engine, files: dict[str, tarfile.TarInfo]) -> None:
+    """Not Debian's, which moves half as much. Go writes the modules and their checksums into what it builds."""
+    pinned = set((ROOT / "image/wireguard-go/go.sum").read_text().splitlines())
+    script = "import sys; sys.stdout.buffer.write(open('/usr/bin/wireguard-go', 'rb').read())"
+    argv = [docker_command(), "run", "--rm", IMAGE, "/opt/init-wg/bin/python", "-I", "-c", script]
+    program = subprocess.run(argv, env=engine.environment, capture_output=True, check=True).stdout
+    built = {b" ".join(found).decode() for found in re.findall(rb"(?:mod|dep)\t(\S+)\t(\S+)\t(h1:\S+)", program)}
+    assert any(module.startswith("golang.zx2c4.com/wireguard ") for module in built)
+    assert built <= pinned
+    assert "/usr/share/doc/wireguard-go/copyright" in files
 
 
 # --- how it starts ---------------------------------------------------------------------------------------------------
