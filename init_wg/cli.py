@@ -7,6 +7,7 @@ import sys
 
 from init_wg import __version__, log
 from init_wg.errors import DONE, ConfigError, InitWgError, KernelError, VerifyError
+from init_wg.kernel import process
 
 #: How each command is called, and what it does.
 COMMANDS = {
@@ -77,6 +78,7 @@ def usage(command: str) -> str:
 
 def run(arguments: list[str]) -> int:
     """Run one command. Every failure ends in one line on stderr that says what to do."""
+    process.forbid_core_dumps()
     try:
         return _run(arguments)
     except InitWgError as error:

@@ -6,6 +6,13 @@ import os
 import sys
 import time
 
+#: Milliseconds that a line waits for a reader, once: until something is read again, the next ones do not wait.
+PATIENCE = 50
+PIPE_BUF = 4096
+#: Lines that nobody took, since the start; and how many of them the log has not told yet.
+dropped = 0
+_untold = 0
+
 LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -19,24 +26,60 @@ def log(level: str, message: str) -> None:
     """Write one line. LOG_LEVEL and LOG_FORMAT come from the environment: errors are told before it is read."""
     if not enabled(level):
         return
-    message = " ".join(message.split())
+    relay(_line(level, " ".join(message.split())))
+
+
+def _line(level: str, message: str) -> str:
     if os.environ.get("LOG_FORMAT", "text").lower() == "json":
         from json import dumps
 
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        line = dumps({"time": now, "level": level, "message": message})
-    else:
-        line = f"init-wg: {message}" if level == "info" else f"init-wg: {level}: {message}"
-    relay(line + "\n")
+        return dumps({"time": now, "level": level, "message": message}) + "\n"
+    return f"init-wg: {message}\n" if level == "info" else f"init-wg: {level}: {message}\n"
 
 
 def relay(text: str) -> None:
-    """Write what is a line already: a child's. Whoever reads the log may go, or its disk be full: the work goes on."""
-    try:
-        sys.stderr.write(text)
-        sys.stderr.flush()
-    except OSError:
+    """Write what is a line already: a child's. Whoever reads the log may sleep or go, its disk be full: work goes on.
+
+    Lines that nobody takes are dropped and counted; the next one that is taken comes after a line that says how many.
+    """
+    global dropped, _untold
+    told = _line("warning", f"{_untold} lines of the log are lost: nobody read them") + text if _untold else text
+    if _write(told.encode(errors="replace"), 0 if _untold else PATIENCE):
+        _untold = 0
         return
+    lines = max(1, text.count("\n"))
+    dropped += lines
+    _untold += lines
+
+
+def _write(data: bytes, patience: int) -> bool:
+    try:
+        fd = sys.stderr.fileno()
+    except (AttributeError, OSError, ValueError):  # closed from the start; or a stand-in without a descriptor
+        return _write_stand_in(data)
+    from select import POLLOUT, poll
+
+    ready = poll()
+    ready.register(fd, POLLOUT)
+    try:
+        while data:
+            # A descriptor that is ready takes so much at once, if it is a pipe; so that no write ever waits.
+            if not ready.poll(patience):
+                return False
+            data = data[os.write(fd, data[:PIPE_BUF]) :]
+    except OSError:
+        return False
+    return True
+
+
+def _write_stand_in(data: bytes) -> bool:
+    try:
+        sys.stderr.write(data.decode())
+        sys.stderr.flush()
+    except (AttributeError, OSError, ValueError):
+        return False
+    return True
 
 
 def debug(message: str) -> None:

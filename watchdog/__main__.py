@@ -39,7 +39,10 @@ def main() -> int:
     except ConfigError as error:
         log.error(str(error))
         return error.exit_code
+    for notice in found.notices:
+        log.warning(notice)
     limits.raise_descriptors()
+    limits.keep_secrets()
     _adopt_orphans()
     loop = Loop(_mistake)
     keeper = Keeper(loop, found, os.environ)

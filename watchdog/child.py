@@ -48,6 +48,7 @@ class Child:
         environment: Mapping[str, str],
         timeout: float,
         finished: Callable[[Ended], None],
+        inherited: tuple[int, ...] = (),
     ) -> None:
         self._loop = loop
         self._finished = finished
@@ -68,6 +69,8 @@ class Child:
                     (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
                     (os.POSIX_SPAWN_DUP2, writers[0], 1),
                     (os.POSIX_SPAWN_DUP2, writers[1], 2),
+                    # Onto itself: it stays open, though it is closed on exec otherwise.
+                    *((os.POSIX_SPAWN_DUP2, fd, fd) for fd in inherited),
                 ],
                 setpgroup=0,
                 setsigmask=(),

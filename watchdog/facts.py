@@ -27,6 +27,7 @@ from init_wg.kernel.netlink import (
     text,
 )
 from init_wg.kernel.sealed import TABLE
+from init_wg.model.state import TUN
 
 from .peer_health import PeerFacts
 from .web.metrics import PeerMetrics
@@ -51,6 +52,8 @@ _UP = 1
 _SKIP_STATISTICS = struct.pack("=HHI", 8, 29, 1 << 3)  # IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS
 
 _LARGEST_FILE = 1 << 20
+#: Seconds that wireguard-go has for an answer, which takes it a millisecond.
+PATIENCE = 0.25
 
 
 class Fingerprint(NamedTuple):
@@ -74,6 +77,8 @@ class Kernel:
     def __init__(self, interface: str) -> None:
         self.interface = interface
         self.kind = ""
+        self._last: Reading | None = None
+        self._missed = False
 
     def fingerprint(self) -> Fingerprint:
         """Everything that decides where packets go. Raises OSError."""
@@ -85,8 +90,17 @@ class Kernel:
         return Fingerprint(links, addresses, routes, rules, generation(), settings_number(self.device()))
 
     def device(self) -> Reading | None:
-        """WireGuard's own settings and counters; None when there is no tunnel. Raises OSError."""
-        return wireguard.read(self.interface, self.kind) if self.kind else None
+        """WireGuard's own settings and counters; None when there is no tunnel, or a second time in a row no answer.
+
+        Raises OSError. It waits 0.25 s at most: everything else waits meanwhile.
+        """
+        reading = wireguard.read(self.interface, self.kind, PATIENCE) if self.kind else None
+        if reading is None and self.kind == TUN and not self._missed:
+            self._missed = True  # a busy machine, perhaps
+            return self._last
+        self._missed = self._missed and reading is None
+        self._last = reading
+        return reading
 
     def _links(self, dump: list[bytes]) -> int:
         self.kind = ""

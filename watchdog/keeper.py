@@ -287,7 +287,10 @@ class Keeper:
     def _check_exit(self) -> None:
         if self._exit_child is not None or self._verdict.state != HEALTHY or self._setup or self._unknown:
             return
-        command = (f"{__package__}.verify", self._settings.verify_url, self._settings.verify_expect)
+        server = self._server_in_use()
+        settings, resolvers = self._settings, server.resolvers if server else ()
+        verify = f"{__package__}.verify"
+        command = (verify, settings.verify_url, settings.verify_expect, settings.interface, *resolvers)
         failovers = self._incidents.failovers
 
         def ended(how: Ended) -> None:

@@ -1,13 +1,16 @@
-"""What this process may use, for itself and in the face of clients: file descriptors."""
+"""What this process may use and give away: file descriptors in the face of clients, and no core dump."""
 
 from __future__ import annotations
 
 import resource
 
+from init_wg.kernel import process
+
 #: Descriptors that are enough for everything. The soft limit of most containers is 1,024, the hard one far beyond.
 ENOUGH = 4096
 #: Of these, what clients never get: repairs need pipes, netlink sockets, files and the forwarder's questions.
 RESERVED = 128
+_PR_SET_DUMPABLE = 4
 #: Connections that are always allowed.
 LEAST = 8
 
@@ -18,6 +21,18 @@ def raise_descriptors() -> None:
     wanted = ENOUGH if hard == resource.RLIM_INFINITY else min(hard, ENOUGH)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def keep_secrets() -> None:
+    """No core dump, which would hold keys, of this process and its children; and nobody looks into its memory but who
+    may look into every process's."""
+    process.forbid_core_dumps()
+    try:
+        import ctypes
+
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    except (ImportError, OSError, AttributeError):
+        return
 
 
 def connections(most: int) -> int:

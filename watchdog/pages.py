@@ -150,5 +150,6 @@ class Endpoint:
             failovers=told.incidents.failovers,
             verifications=told.exit_check.results,
             connections=len(self._server) if self._server else 0,
+            lost_lines=log.dropped,
             started=self._started,
         )

@@ -11,6 +11,12 @@ import os
 from .loop import close_quietly
 
 _LARGEST = 1 << 20
+_OWN = "/proc/self/fd/"
+
+
+def inherited(path: str) -> tuple[int, ...]:
+    """The descriptors that a child must have in order to read `path`."""
+    return (int(path.removeprefix(_OWN)),) if path.startswith(_OWN) else ()
 
 
 class Remembered:
@@ -22,8 +28,11 @@ class Remembered:
 
     @property
     def path(self) -> str:
-        """Where a child of ours finds it; "" when there is none."""
-        return f"/proc/{os.getpid()}/fd/{self._fd}" if self._fd >= 0 else ""
+        """Where a child finds it that was started with `inherited(path)`; "" when there is none.
+
+        Not by this process's own number: that it allows nobody to look into it includes its children.
+        """
+        return f"{_OWN}{self._fd}" if self._fd >= 0 else ""
 
     def take(self, path: str, version: int) -> None:
         """Copy this file, unless this version of it is here already. A file that leans on another is left out."""

@@ -10,6 +10,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+#: All that are read here.
+_NAMES = (
+    "WG_CONFIG", "WG_INTERFACE", "ENABLE_HEALTH_PROBE", "HEALTH_PORT", "HANDSHAKE_TIMEOUT", "VERIFY_URL",
+    "VERIFY_INTERVAL", "VERIFY_EXPECT",
+)  # fmt: skip
 _YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
@@ -24,13 +29,16 @@ class Settings(NamedTuple):
     verify_url: str
     verify_interval: float
     verify_expect: str
+    notices: tuple[str, ...]  # what was ignored, for the log
 
 
 def read(environment: Mapping[str, str]) -> Settings:
     """Parse and validate. Raises ConfigError naming the variable and what it may be; "" counts as not set."""
 
+    links = _service_links(environment)
+
     def text(name: str, default: str) -> str:
-        return environment.get(name, "").strip() or default
+        return ("" if name in links else environment.get(name, "").strip()) or default
 
     def refuse(name: str, may_be: str) -> ConfigError:
         shown = text(name, "")
@@ -64,4 +72,17 @@ def read(environment: Mapping[str, str]) -> Settings:
         verify_url=url,
         verify_interval=number("VERIFY_INTERVAL", "300", 1, 86400, float),
         verify_expect=text("VERIFY_EXPECT", ""),
+        notices=tuple(
+            f"environment: {name} is what Kubernetes says of a Service of that name, and ignored: "
+            "set enableServiceLinks: false in the pod"
+            for name in links
+        ),
+    )
+
+
+def _service_links(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """Names of ours that a Service's own variables have taken: the kubelet and Docker's links put NAME_PORT=tcp://...
+    into every container. For a setting that is no value at all."""
+    return tuple(
+        name for name in _NAMES if environment.get(name, "").strip().startswith(("tcp://", "udp://", "sctp://"))
     )

@@ -13,6 +13,7 @@ import time
 from init_wg import log
 
 from .child import Child
+from .remembered import inherited
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class Supervisor:
         if config:
             environment["WG_CONFIG"] = config
         try:
-            child = Child(self._loop, argv, environment, timeout, ended)
+            child = Child(self._loop, argv, environment, timeout, ended, inherited(config))
         except OSError as error:
             self.error = f"cannot start a program: {error.strerror}"
             log.error(self.error)

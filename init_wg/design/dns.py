@@ -49,7 +49,7 @@ def parse(text: str) -> ResolvConf:
 def read() -> ResolvConf:
     """The pod's; an empty one where there is none."""
     try:
-        with open(RESOLV_CONF) as file:
+        with open(RESOLV_CONF, encoding="utf-8", errors="replace") as file:  # of people, in whatever encoding
             return parse(file.read())
     except OSError:
         return ResolvConf((), ())

@@ -11,12 +11,13 @@ if TYPE_CHECKING:
     from init_wg.model.wireguard import Change, Reading
 
 
-def read(name: str, kind: str) -> Reading | None:
-    """The device called `name`, or None when there is none that answers. kind is the link's.
+def read(name: str, kind: str, patience: float = wg_uapi.PATIENCE) -> Reading | None:
+    """The device called `name`, or None when there is none that answers. kind is the link's; patience: seconds until a
+    wireguard-go that does not answer counts as none.
 
     Raises OSError when the kernel refuses (no NET_ADMIN).
     """
-    return wg_netlink.read(name) if kind == WIREGUARD else wg_uapi.read(name) if kind == TUN else None
+    return wg_netlink.read(name) if kind == WIREGUARD else wg_uapi.read(name, patience) if kind == TUN else None
 
 
 def write(name: str, kind: str, wanted: Change) -> None:

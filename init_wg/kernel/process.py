@@ -95,3 +95,14 @@ def start(argv: tuple[str, ...], environment: dict[str, str]) -> Background:
         (os.POSIX_SPAWN_DUP2, output, 2),
     ]
     return Background(os.posix_spawn(path, argv, environment, file_actions=actions, setsid=True), output)
+
+
+def forbid_core_dumps() -> None:
+    """For this process and all that it starts: keys would be in them.
+
+    Not 0: the kernel writes nothing to a file below the size of one page, but heeds no limit where core_pattern is a
+    pipe, except for this value (fs/coredump.c).
+    """
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CORE, (1, 1))

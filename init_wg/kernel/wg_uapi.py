@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import struct
 import time
+from contextlib import suppress
 
 from init_wg.errors import KernelError
 from init_wg.kernel import process
@@ -16,6 +18,10 @@ from init_wg.model.wireguard import NO_KEY, Change, Reading, Traffic, base64, fr
 SOCKETS = "/var/run/wireguard"
 TUN_DEVICE = "/dev/net/tun"
 _START_TIMEOUT = 10
+#: Seconds for an answer, which takes a millisecond. Who does not give it hangs.
+PATIENCE = 1.0
+#: Seconds for a change, which may be of thousands of peers.
+WRITE_PATIENCE = 10.0
 
 
 def start(name: str) -> None:
@@ -30,9 +36,7 @@ def start(name: str) -> None:
             f"give the container {TUN_DEVICE} (component-userspace, pod-userspace.yaml, compose.userspace.yaml)"
         )
     os.makedirs(SOCKETS, mode=0o700, exist_ok=True)
-    if _ask(name, "get=1\n\n") is not None:
-        # Its interface was deleted or renamed, and it is about to end, or does now: without its socket, it does.
-        os.unlink(f"{SOCKETS}/{name}.sock")
+    _end_old(name)
     try:
         # In the foreground, so that the process that listens on the socket is the one that stays (see _is_ours);
         # with an environment of its own: our LOG_LEVEL means something else to it.
@@ -51,8 +55,38 @@ def start(name: str) -> None:
     program.detach()
 
 
-def read(name: str) -> Reading | None:
-    answer = _ask(name, "get=1\n\n")
+def _end_old(name: str) -> None:
+    """One that is still there has lost its interface, or hangs (stopped, or out of its wits): its time is over.
+
+    Killed, where it can be seen from here; without its socket it is in nobody's way.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as control:
+        control.settimeout(PATIENCE)
+        try:
+            control.connect(f"{SOCKETS}/{name}.sock")
+        except (FileNotFoundError, ConnectionError):
+            return  # nobody is behind it: wireguard-go itself clears that away
+        except OSError:  # it takes no connection any more; whose it is cannot be known then
+            pid = 0
+        else:
+            if not _is_ours(control):
+                return
+            pid = _owner(control)
+    with suppress(OSError):
+        if pid and _is_wireguard_go(pid):
+            os.kill(pid, signal.SIGKILL)
+    with suppress(FileNotFoundError):
+        os.unlink(f"{SOCKETS}/{name}.sock")
+
+
+def _is_wireguard_go(pid: int) -> bool:
+    with open(f"/proc/{pid}/comm", "rb") as file:
+        return file.read().startswith(b"wireguard-go")
+
+
+def read(name: str, patience: float = PATIENCE) -> Reading | None:
+    """patience: seconds until one that does not answer counts as none."""
+    answer = _ask(name, "get=1\n\n", patience)
     if answer is None:
         return None
     settings: dict[str, str] = {}
@@ -108,7 +142,7 @@ def write(name: str, wanted: Change) -> None:
         lines += [f"allowed_ip={network}" for network in sorted(peer.allowed_ips)]
     for key, seconds in wanted.keepalives:
         lines += [f"public_key={_hex(key)}", "update_only=true", f"persistent_keepalive_interval={seconds}"]
-    answer = _ask(name, "\n".join(lines) + "\n\n")
+    answer = _ask(name, "\n".join(lines) + "\n\n", WRITE_PATIENCE)
     if answer is None:
         raise KernelError(f"wireguard-go does not answer on {SOCKETS}/{name}.sock")
     code = -int(dict(line.partition("=")[::2] for line in answer.splitlines())["errno"])
@@ -116,10 +150,10 @@ def write(name: str, wanted: Change) -> None:
         raise OSError(code, os.strerror(code))
 
 
-def _ask(name: str, request: str) -> str | None:
+def _ask(name: str, request: str, patience: float = PATIENCE) -> str | None:
     """One exchange with wireguard-go; None when nobody of this network namespace answers."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as control:
-        control.settimeout(5)
+        control.settimeout(patience)
         try:
             control.connect(f"{SOCKETS}/{name}.sock")
             if not _is_ours(control):
@@ -131,7 +165,7 @@ def _ask(name: str, request: str) -> str | None:
                 if not data:
                     return None
                 answer += data
-        except (FileNotFoundError, ConnectionError, TimeoutError):
+        except (FileNotFoundError, ConnectionError, TimeoutError, BlockingIOError):  # the last: too many wait already
             return None
     return answer.decode()
 
@@ -141,11 +175,15 @@ def _is_ours(control: socket.socket) -> bool:
 
     A process that cannot be seen (another container's) shares our files only if it is of our pod.
     """
-    pid = struct.unpack("=iII", control.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
     try:
-        return os.readlink(f"/proc/{pid}/ns/net") == os.readlink("/proc/self/ns/net")
+        return os.readlink(f"/proc/{_owner(control)}/ns/net") == os.readlink("/proc/self/ns/net")
     except OSError:
         return True
+
+
+def _owner(control: socket.socket) -> int:
+    """The process that listens on the other end; 0 when it cannot be seen from here."""
+    return int(struct.unpack("=iII", control.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0])
 
 
 def _hex(key: str) -> str:

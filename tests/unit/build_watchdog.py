@@ -103,6 +103,7 @@ class System:
         environment: Mapping[str, str],
         timeout: float,
         finished: Callable[[Ended], None],
+        inherited: tuple[int, ...] = (),
     ) -> Process:
         if self.full is not None:
             raise self.full

@@ -207,3 +207,11 @@ def test_dnsmasq_takes_the_command_line() -> None:
     chosen = SPLIT._replace(docker=True, cluster=((dns.ALIASES[4], "10.96.0.10"), (dns.ALIASES[6], "fd00:96::a")))
     command = dns.forwarder(chosen, DUAL, None, NETWORKS)
     subprocess.run([*command, "--test"], check=True, capture_output=True)
+
+
+def test_a_resolv_conf_in_another_encoding_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "resolv.conf"
+    file.write_bytes(b"# Gr\xfc\xdfe vom Admin\nnameserver 10.43.0.10\nsearch caf\xe9.example example.com\n")
+    monkeypatch.setattr(dns, "RESOLV_CONF", str(file))
+    assert dns.read().nameservers == ("10.43.0.10",)
+    assert "example.com" in dns.read().search

@@ -31,6 +31,7 @@ def values(**changes: object) -> Values:
         failovers=1,
         verifications={"passed": 7},
         connections=2,
+        lost_lines=0,
         started=1_800_000_000.0,
     )
     return made._replace(**changes)  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import watchdog
-from watchdog.remembered import Remembered
+from watchdog.remembered import Remembered, inherited
 from watchdog.web.server import listen
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -164,7 +164,9 @@ def test_a_remembered_file_is_readable_by_a_child_and_gone_when_closed(tmp_path:
     file.write_text("something else\n")
     remembered.take(str(file), 1)  # the same version as far as anybody knows
     path = remembered.path
-    assert subprocess.run(["cat", path], capture_output=True, text=True, check=True).stdout == "[Interface]\n"
+    shown = subprocess.run(["cat", path], capture_output=True, text=True, check=True, pass_fds=inherited(path))
+    assert shown.stdout == "[Interface]\n"
+    assert inherited(str(file)) == ()
     assert Path(path).stat().st_mode & 0o777 == 0o600
     (tmp_path / "wg0.address").write_text("10.0.0.2/32\n")
     remembered.take(str(file), 2)

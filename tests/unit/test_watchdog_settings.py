@@ -11,7 +11,7 @@ from watchdog.verify import judge
 
 def test_defaults() -> None:
     found = read({})
-    assert found == ("/etc/wireguard", "wg0", True, 9999, 15.0, "", 300.0, "")
+    assert found == ("/etc/wireguard", "wg0", True, 9999, 15.0, "", 300.0, "", ())
     assert read({"HEALTH_PORT": " ", "VERIFY_URL": ""}) == found
 
 
@@ -63,3 +63,13 @@ def test_answers_of_exit_checks(answer: str, expected: str, fine: bool) -> None:
     assert judged is fine
     assert sentence
     assert "\n" not in sentence
+
+
+def test_what_a_service_of_that_name_has_put_there_is_no_setting() -> None:
+    found = read({"HEALTH_PORT": "tcp://10.43.7.7:80", "VERIFY_INTERVAL": "udp://10.43.7.8:53"})
+    assert (found.health_port, found.verify_interval) == (9999, 300.0)
+    assert [notice.split(" is ")[0] for notice in found.notices] == [
+        "environment: HEALTH_PORT", "environment: VERIFY_INTERVAL",
+    ]  # fmt: skip
+    with pytest.raises(ConfigError):
+        read({"HEALTH_PORT": "http"})

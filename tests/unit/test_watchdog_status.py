@@ -92,6 +92,7 @@ VALUES = Values(
     failovers=2,
     verifications={},
     connections=1,
+    lost_lines=0,
     started=0.0,
 )
 SERVERS = tuple(Server(name, frozenset((name,)), ("10.64.0.1",)) for name in "ab")

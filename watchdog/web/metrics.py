@@ -64,6 +64,7 @@ class Values(NamedTuple):
     failovers: int
     verifications: Mapping[str, int]
     connections: int
+    lost_lines: int  # of the log
     started: float
 
 
@@ -106,6 +107,7 @@ def render(values: Values) -> str:
             for result, count in zip(("redirected", "refused"), values.queries, strict=False)])  # fmt: skip
     family("init_wg_http_connections", "gauge", "Open connections to the health endpoint.",
            [({}, values.connections)])  # fmt: skip
+    family("init_wg_log_lost_lines_total", "counter", "Lines of the log that nobody read.", [({}, values.lost_lines)])
     family("process_start_time_seconds", "gauge", "When the watchdog started, in Unix time.",
            [({}, values.started)])  # fmt: skip
     keys = [(each, device | {"public_key": each.public_key}) for each in values.peers]
