@@ -24,12 +24,15 @@ from init_wg.kernel.netlink import (
     attribute_list,
     attributes,
     generation,
+    number,
     text,
 )
 from init_wg.kernel.sealed import TABLE
-from init_wg.model.state import TUN
+from init_wg.model import server as marks
+from init_wg.model.state import RECORD_TABLE, TUN
+from init_wg.model.wireguard import renewal
 
-from .peer_health import PeerFacts
+from .peer_health import REJECT_AFTER_TIME, PeerFacts
 from .web.metrics import PeerMetrics
 
 TYPE_CHECKING = False
@@ -49,6 +52,8 @@ _ADDRESS_NOISE, _ROUTE_NOISE = frozenset((6, 8)), frozenset((12,))
 #: Of a link: IFLA_IFNAME, IFLA_MTU, IFLA_MASTER. Counters and timers are left out.
 _LINK_FACTS = (3, 4, 10)
 _UP = 1
+_UNREACHABLE = 7  # RTN_UNREACHABLE
+_MARK = socket.inet_aton(marks.DESTINATION.partition("/")[0])
 _SKIP_STATISTICS = struct.pack("=HHI", 8, 29, 1 << 3)  # IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS
 
 _LARGEST_FILE = 1 << 20
@@ -79,13 +84,16 @@ class Kernel:
         self.kind = ""
         self._last: Reading | None = None
         self._missed = False
+        #: The number of the server that is set up (see init_wg.model.server), 0 when none is; by the last fingerprint.
+        self.server = 0
 
     def fingerprint(self) -> Fingerprint:
         """Everything that decides where packets go. Raises OSError."""
         with Socket(NETLINK_ROUTE) as kernel:
             links = self._links(kernel.dump(_GET_LINK, bytes(16) + _SKIP_STATISTICS))
             addresses = _digest(map(_address, kernel.dump(_GET_ADDRESS, bytes(8))))
-            routes = _digest(map(_route, kernel.dump(_GET_ROUTE, bytes(12))))
+            listed = kernel.dump(_GET_ROUTE, bytes(12))
+            routes, self.server = _digest(map(_route, listed)), _marked(listed)
             rules = _digest(kernel.dump(_GET_RULE, bytes(12)))
         return Fingerprint(links, addresses, routes, rules, generation(), settings_number(self.device()))
 
@@ -129,6 +137,16 @@ def _route(data: bytes) -> bytes:
         return b""
     # IPv4's routes carry nothing that changes by itself, and there may be ten thousand of them.
     return data if data[0] == socket.AF_INET else data[:12] + _without(data, 12, _ROUTE_NOISE)
+
+
+def _marked(routes: Iterable[bytes]) -> int:
+    """The server that is set up, by its route (init_wg.model.server); 0 without one."""
+    for data in routes:
+        if data[7] == _UNREACHABLE and data[0] == socket.AF_INET and data[1] == 32:
+            found = attributes(data, 12)
+            if number(found.get(15, b"")) == RECORD_TABLE and found.get(1) == _MARK:  # RTA_TABLE, RTA_DST
+                return number(found.get(6, b""))  # RTA_PRIORITY
+    return 0
 
 
 def _without(data: bytes, header: int, noise: frozenset[int]) -> bytes:
@@ -189,6 +207,19 @@ def covered(reading: Reading | None) -> frozenset[str]:
     networks = {network for peer in reading.device.peers for network in peer.allowed_ips} if reading else set()
     whole = {"IPv4": ("0.0.0.0/0", "0.0.0.0/1 128.0.0.0/1"), "IPv6": ("::/0", "::/1 8000::/1")}
     return frozenset(name for name, ways in whole.items() if any(networks.issuperset(way.split()) for way in ways))
+
+
+def begin_anew(kernel: Kernel, reading: Reading, wall: float) -> bool:
+    """Let the carrier begin a handshake now, if it has no session left; returns whether it does. wall: Unix seconds.
+
+    WireGuard itself tries every 5 s only, and gives up after 90. A session of less than 180 s is left alone: a peer
+    that comes back may know it still, and then serves it at once. Raises OSError and InitWgError.
+    """
+    peer = min(reading.device.peers, key=_reach, default=None)
+    if peer is None or reading.traffic[peer.public_key].latest_handshake > wall - REJECT_AFTER_TIME:
+        return False
+    wireguard.write(kernel.interface, kernel.kind, renewal((peer,)))
+    return True
 
 
 def _reach(peer: Peer) -> tuple[int, str]:
@@ -275,8 +306,11 @@ def is_address(host: str) -> bool:
     return False
 
 
-def current(known: tuple[Server, ...], reading: Reading | None) -> Server | None:
-    """The server that the device is set up for."""
+def current(known: tuple[Server, ...], mark: int, reading: Reading | None) -> Server | None:
+    """The server that is set up: by its number (see init_wg.model.server), else the first with the device's peers."""
+    for server in known:
+        if marks.number(server.name) == mark:
+            return server
     if reading is None:
         return None
     keys = {peer.public_key for peer in reading.device.peers}

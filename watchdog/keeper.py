@@ -43,6 +43,8 @@ TICK, LOOK_EVERY = 1.0, 5.0
 LOOK_SHARE = 1000.0
 #: After an event, seconds until the look: whoever changes one thing is about to change the next.
 DEBOUNCE = 0.005
+#: A peer without a session begins a handshake at every look; every so often, slow links have seconds for one.
+HANDSHAKE_SLOWLY_EVERY, HANDSHAKE_SLOWLY = 8, 2.5
 #: Seconds that an exit check may take; that a run may take beyond the handshakes it waits for.
 EXIT_CHECK_TIMEOUT, RUN_TIMEOUT = 45.0, 60.0
 
@@ -73,6 +75,7 @@ class Keeper:
         self._next_look = now
         self._reading: Reading | None = None
         self._verdict = Verdict(UNKNOWN, "the setup has not run yet")
+        self._handshakes, self._handshake_at = 0, now + LOOK_EVERY
         #: Why the setup is not right, "" when it is; what the last failed run said.
         self._setup = "the setup has not run yet"
         #: Why it is not known whether the setup is right, "" when it is. A run need not follow, so it ends by itself.
@@ -173,9 +176,9 @@ class Keeper:
         before, self._reading = self._reading, self._read_device()
         if facts.settings_number(before) != facts.settings_number(self._reading):
             self._next_look = now  # WireGuard itself announces nothing
-            server = self._server_in_use()
-            if server:
-                self._probe.aim(server.resolvers)
+        server = self._server_in_use()
+        if server:
+            self._probe.aim(server.resolvers)
         verdict = self._health.look(now, time.time(), facts.carrier(self._reading))
         due = now >= self._health.ask_at() or bool(self._probe.refused)
         if self._reading is not None and due and self._probe.ask():
@@ -184,8 +187,20 @@ class Keeper:
             log.warning(f"{verdict.reason}: the peer is dead")
             self._fail_over(now, PEER)
         elif verdict.state == HEALTHY:
-            self._policy.heard(now)
+            self._policy.heard(now, back=self._verdict.state != HEALTHY)
         self._verdict = verdict
+        if verdict.state != HEALTHY and now >= self._handshake_at and self._policy.running is None:
+            self._begin_handshake(now)
+
+    def _begin_handshake(self, now: float) -> None:
+        """Nobody answers: so a peer that comes back is found soon. A run does the same for itself."""
+        self._handshakes += 1
+        self._handshake_at = now + (HANDSHAKE_SLOWLY if self._handshakes % HANDSHAKE_SLOWLY_EVERY == 0 else 0.0)
+        try:
+            if self._reading is not None and facts.begin_anew(self._kernel, self._reading, time.time()):
+                self._probe.ask()  # without PersistentKeepalive, only data begins one
+        except (OSError, InitWgError):
+            return  # the next look finds out what is wrong
 
     def _read_device(self) -> Reading | None:
         try:
@@ -194,7 +209,7 @@ class Keeper:
             return None
 
     def _server_in_use(self) -> facts.Server | None:
-        return facts.current(self._reloader.servers, self._reading)
+        return facts.current(self._reloader.servers, self._kernel.server, self._reading)
 
     def _answered(self) -> None:
         self._health.answered()
@@ -269,7 +284,7 @@ class Keeper:
         self._go()
 
     def _server_now(self) -> str:
-        server = facts.current(self._reloader.servers, self._read_device())
+        server = facts.current(self._reloader.servers, self._kernel.server, self._read_device())
         return server.name if server else ""
 
     def _fail_over(self, now: float, why: str) -> None:

@@ -126,7 +126,6 @@ class Endpoint:
             reading = self._kernel.device()
         except (OSError, InitWgError):
             reading = None
-        server = facts.current(told.servers, reading)
         try:
             sealed, refused = kill_switch.in_place(), facts.counters("refuse")
             queries: tuple[int, ...] = sum(facts.counters("names")), sum(facts.counters("refuse_name"))
@@ -137,7 +136,7 @@ class Endpoint:
             python=sys.version.split()[0],
             interface=self._settings.interface,
             implementation=_IMPLEMENTATIONS.get(self._kernel.kind, ""),
-            server=server.name if server else "",
+            server=told.server.name if told.server else "",
             up=bool(self._up),
             sealed=sealed,
             refused=refused,

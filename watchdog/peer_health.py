@@ -83,8 +83,9 @@ class Health:
         known, self._peer = self._peer, peer
         if peer is None:
             return Verdict(UNKNOWN, "there is no tunnel yet")
-        if known is None or known.public_key != peer.public_key or peer.received < known.received:
-            # Another peer; or the device was made anew, and its counters with it.
+        same = known is not None and (known.public_key, known.endpoint) == (peer.public_key, peer.endpoint)
+        if known is None or not same or peer.received < known.received:
+            # Another peer, perhaps with the same key; or the device was made anew, and its counters with it.
             self._start(now)
             self._date(now, wall - peer.last_handshake, peer)
         else:

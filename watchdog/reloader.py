@@ -138,8 +138,7 @@ class Reloader:
         self._run_read = facts.files(self._path)
         alone = server is None or len(self.servers) < 2 or self._all_refused
         self._run_config = self._last_good.path if self.refused and alone else ""
-        # A file is a server of its own name.
-        return os.path.basename(self._run_config) if self._run_config and server else server, self._run_config
+        return self._last_good.name if self._run_config and server else server, self._run_config
 
     def run_refused(self, ended: Ended) -> bool:
         """The run was the first to see that the file was replaced by a bad one. False: there is none that worked."""

@@ -25,6 +25,8 @@ class Remembered:
     def __init__(self) -> None:
         self._fd = -1
         self._version = 0
+        #: Whose file it is: the server's name.
+        self.name = ""
 
     @property
     def path(self) -> str:
@@ -36,12 +38,16 @@ class Remembered:
 
     def take(self, path: str, version: int) -> None:
         """Copy this file, unless this version of it is here already. A file that leans on another is left out."""
-        if version == self._version:
+        name = os.path.basename(path).removesuffix(".conf")
+        if (version, name) == (self._version, self.name):
             return
         self.close()
         if os.path.exists(path.removesuffix(".conf") + ".address"):
             return
-        copy = os.memfd_create("config", os.MFD_CLOEXEC)
+        try:
+            copy = os.memfd_create(name, os.MFD_CLOEXEC)  # by which init_wg knows it
+        except OSError:  # a name of more than 249 bytes
+            return
         try:
             os.fchmod(copy, 0o600)
             with open(path, "rb", buffering=0) as file:
@@ -49,10 +55,10 @@ class Remembered:
         except OSError:
             close_quietly(copy)
             return
-        self._fd, self._version = copy, version
+        self._fd, self._version, self.name = copy, version, name
 
     def close(self) -> None:
         """Forget it."""
         if self._fd >= 0:
             close_quietly(self._fd)
-        self._fd, self._version = -1, 0
+        self._fd, self._version, self.name = -1, 0, ""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 START, DRIFT, CONFIG, PEER, VERIFY, CONFIRM, RETRY = "start", "drift", "config", "peer", "verify", "confirm", "retry"
 
 #: Exit codes of init_wg.
-DONE, WRONG_CONFIG, FOUGHT = 0, 2, 5
+DONE, WRONG_CONFIG, NO_HANDSHAKE, FOUGHT = 0, 2, 4, 5
 #: In place of one, when there was no run after all.
 LOST = -1
 
@@ -62,6 +62,7 @@ class Policy:
         self.failures = self.fights = 0
         self._seen: Fingerprint | None = None
         self._ended = now
+        self._code = DONE  # of the last run
         self._waited = 0.0  # between the last run and this one
         self._began = now
         self._changes: tuple[float, ...] = ()  # the last ones
@@ -93,18 +94,19 @@ class Policy:
             self._due.pop(RETRY, None)
         self._due[run.why] = (max(now, self._due[RETRY][0]) if RETRY in self._due else now, run)
 
-    def heard(self, now: float) -> None:
-        """The peer lives: no other server is wanted, and a run that failed for want of one may be right now."""
+    def heard(self, now: float, *, back: bool = False) -> None:
+        """The peer lives: no other server is wanted, and a run that failed for want of one may be right now. back: it
+        was not heard before."""
         self._due.pop(PEER, None)
         retry = self._due.get(RETRY)
-        if retry is not None and retry[1].server is not None:
+        if retry is not None and (retry[1].server is not None or (back and self._code == NO_HANDSHAKE)):
             self._due[RETRY] = (now, Run(RETRY))
 
     def finished(self, now: float, code: int, before: Fingerprint | None, after: Fingerprint | None) -> None:
         """The run ended with this exit code. Without a fingerprint (the kernel refused), nothing is settled."""
         run, self.running = self.running, None
         steady = before is not None and before == after
-        self._seen, self._ended = after, now
+        self._seen, self._ended, self._code = after, now, code
         if code != DONE:
             self.failures += 1
             self.settled = False

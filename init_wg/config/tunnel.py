@@ -22,6 +22,7 @@ LEAST_IPV6_MTU = 1280
 READABLE_BY_ALL = 0o004
 SHOWN_NAMES = 8  # of files, in one error
 _UNREPLACED = "$("  # Kubernetes leaves $(NAME) in a value as it is where it knows no NAME
+MEMORY_FILE = "/memfd:"  # memfd_create(2), in /proc/self/fd
 
 # What wg-quick would do and init-wg has its own way for.
 IGNORED = {
@@ -109,6 +110,17 @@ def _no_servers(path: str) -> str:
     return f"{what}; there is {named}: the name of the file, or of the Secret's key, has to end in .conf"
 
 
+def name(path: str) -> str:
+    """The server's name: its file's, without .conf. The watchdog keeps a copy of a file in memory, under its name."""
+    try:
+        kept = os.readlink(path)
+    except (OSError, ValueError):
+        kept = ""
+    if kept.startswith(MEMORY_FILE):
+        return kept.removeprefix(MEMORY_FILE).removesuffix(" (deleted)")
+    return os.path.basename(path).removesuffix(".conf")
+
+
 def load(path: str) -> Tunnel:
     """Read and validate one file. Raises ConfigError whose text has file:line and what to do."""
     text, mode = source.read(path, _missing(path))
@@ -118,7 +130,7 @@ def load(path: str) -> Tunnel:
     _refuse_shared_networks(peers, path)
     dns = interface.all("DNS")
     return Tunnel(
-        name=os.path.basename(path).removesuffix(".conf"),
+        name=name(path),
         path=path,
         private_key=Secret(interface.one("PrivateKey")),
         addresses=addresses,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from init_wg.design import pod as pods
 from init_wg.design.firewall import killswitch
 from init_wg.design.firewall.policy import Hole, Names, Policy
-from init_wg.model import networks
+from init_wg.model import networks, server
 from init_wg.model.state import (
     DEFAULT,
     DEFAULT_TABLE,
@@ -87,7 +87,7 @@ def state(settings: Settings, tunnel: Tunnel, pod: Pod, now: Circumstances) -> S
             for a in tunnel.addresses
             if _family(a.version) in now.families
         ),
-        routes=frozenset(_routes(settings, tunnel, pod, now)),
+        routes=frozenset((server.mark(tunnel.name), *_routes(settings, tunnel, pod, now))),
         rules=frozenset(rule for family in now.families for rule in _rules(family, pod, tunnel)),
         others=frozenset(other for other in now.others if not other.addresses & {str(a.ip) for a in tunnel.addresses}),
         ruleset=killswitch.opened(policy(settings, tunnel, pod, now)) if settings.kill_switch else "",

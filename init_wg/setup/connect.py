@@ -5,14 +5,15 @@ from __future__ import annotations
 import socket
 import time
 from contextlib import suppress
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 from init_wg import log
 from init_wg.config import tunnel as config
 from init_wg.design import dns
-from init_wg.errors import ConfigError, HandshakeError
+from init_wg.errors import ConfigError, HandshakeError, InitWgError, KernelError, VerifyError
 from init_wg.kernel import device, lock, netlink
-from init_wg.model import wireguard
+from init_wg.model import server, wireguard
 from init_wg.model.state import WIREGUARD
 from init_wg.setup import endpoints, reconcile
 from init_wg.setup.observe import Observation, observe
@@ -29,9 +30,10 @@ if TYPE_CHECKING:
 LOCK_TIMEOUT = 120.0  # seconds: longer than any run with a handful of silent servers
 LOOK_AGAIN = 0.2  # seconds between looks for drift while waiting for a handshake
 LIVE_ANSWER = 2.0  # seconds that a session has to prove that it lives, before it is begun anew
-#: Seconds until a handshake without an answer is begun anew, one after the other; WireGuard itself waits 5 s
-#: (REKEY_TIMEOUT). The first is short, for an initiation that was lost; the others leave slow links their time.
-PATIENCE = (0.8, 1.5, 2.5, 5.0)
+#: Seconds until a handshake without an answer is begun anew, over and over; WireGuard itself waits 5 s
+#: (REKEY_TIMEOUT). The first is short, for an initiation that was lost; then slow links have their time; then a server
+#: that comes back is found within a second.
+PATIENCE = (0.8, 1.2, 2.5, 0.9, 0.9, 0.9, 0.9, 0.9)
 
 
 def up(settings: Settings, environment: Mapping[str, str], first: str | None = None) -> None:
@@ -40,19 +42,33 @@ def up(settings: Settings, environment: Mapping[str, str], first: str | None = N
     `first` names the server to begin with, and demands proof that it answers now; without it, the one that is
     already set up comes first, else the first by name. Raises InitWgError; the pod is sealed then.
     """
-    tunnels = _load(settings.config)
+    files = _load(settings.config)
+    failures: list[InitWgError] = []
     with lock.acquire(LOCK_TIMEOUT), netlink.Socket() as kernel:
         seen = observe(kernel, settings.interface)
-        for number, tunnel in enumerate(ordered := _order(tunnels, seen.state, first)):
+        for tunnel in (ordered := _order(files, seen.state, first)):
             try:
-                _connect(kernel, settings, environment, tunnel, seen, demanded=tunnel.name == first)
-            except HandshakeError as error:
-                if number + 1 == len(ordered):
-                    raise
-                log.warning(f"{error}; trying the next server")
-                seen = observe(kernel, settings.interface)
+                alone = len(ordered) == 1
+                _connect(kernel, settings, environment, tunnel, seen, demanded=first is not None, alone=alone)
+            except InitWgError as error:
+                failures.append(error)
+                if tunnel is not ordered[-1]:
+                    about = "" if tunnel.path in str(error) else f"{tunnel.path}: "
+                    log.warning(f"{about}{error}; trying the next server")
+                    seen = observe(kernel, settings.interface)
             else:
                 return
+    raise _gravest(failures)
+
+
+def _gravest(failures: list[InitWgError]) -> InitWgError:
+    """What to say when no server could be set up: a server that does not answer now may do so later, a kernel that
+    refuses may, too; a conflict of one server's file has been told."""
+    for kind in (HandshakeError, KernelError, VerifyError):
+        for failure in reversed(failures):
+            if isinstance(failure, kind):
+                return failure
+    return failures[0]
 
 
 def down(settings: Settings) -> None:
@@ -63,10 +79,10 @@ def down(settings: Settings) -> None:
 
 def compare(settings: Settings, environment: Mapping[str, str]) -> tuple[Tunnel, Comparison]:
     """What differs from the server that is set up (or the first one), without changing anything."""
-    tunnels = _load(settings.config)
+    files = _load(settings.config)
     with netlink.Socket() as kernel:
         seen = observe(kernel, settings.interface)
-    tunnel = _order(tunnels, seen.state, None)[0]
+    tunnel = _order(files, seen.state, None)[0]
     goal = Goal(settings, environment, tunnel, endpoints.known(tunnel, seen.state))
     return tunnel, reconcile.compare(goal, seen, reconcile.preferred_kind(settings, seen.state))
 
@@ -81,39 +97,57 @@ def forwarder(settings: Settings, environment: Mapping[str, str]) -> tuple[str, 
     return dns.forwarder(chosen, resolv_conf, settings.cluster_domain, comparison.bypass.networks)
 
 
-def _load(path: str) -> list[Tunnel]:
-    """Every server's file. One bad file among good ones is reported and left out."""
-    tunnels: list[Tunnel] = []
+def _load(path: str) -> dict[str, Tunnel | None]:
+    """Every server's file by its name, in name order. One bad file among good ones is reported and left out (None)."""
+    files: dict[str, Tunnel | None] = {}
     bad: list[ConfigError] = []
     for file in config.servers(path):
         try:
-            tunnels.append(config.load(file))
+            files[config.name(file)] = config.load(file)
         except ConfigError as error:
+            files[config.name(file)] = None
             bad.append(error)
-    if not tunnels:
+    if not any(files.values()):
         raise bad[0]
     for reason in bad:
         log.warning(f"{reason}; this server is left out")
-    return tunnels
+    return files
 
 
-def _order(tunnels: list[Tunnel], have: State, first: str | None) -> list[Tunnel]:
-    """By name, turned so that `first` (or the server that is set up) comes first."""
-    known = [tunnel.name for tunnel in tunnels]
+def _order(files: dict[str, Tunnel | None], have: State, first: str | None) -> list[Tunnel]:
+    """By name, turned so that `first` (or the server that is set up) comes first. If its file is bad, the next one."""
+    known = list(files)
     if first is not None and first not in known:
         raise ConfigError(f"--server {first}: there is no such server; there is: {', '.join(known)}")
-    start = 0
-    for number, tunnel in enumerate(tunnels):
-        if tunnel.name == first or (first is None and _is_current(tunnel, have)):
-            start = number
-            break
-    return tunnels[start:] + tunnels[:start]
+    start = known.index(first or _set_up(files, have) or known[0])
+    turned = (files[name] for name in known[start:] + known[:start])
+    return [tunnel for tunnel in turned if tunnel]
 
 
-def _is_current(tunnel: Tunnel, have: State) -> bool:
-    """Is this the server that the device is set up for?"""
-    peers = have.device.peers if have.device else ()
-    return bool(peers) and {peer.public_key for peer in peers} == {peer.public_key for peer in tunnel.peers}
+def _set_up(files: dict[str, Tunnel | None], have: State) -> str | None:
+    """The server that is set up: the one whose mark is there. Without a mark of one of these, the one that the device
+    resembles most, if it has its peers."""
+    marks = {route.metric for route in have.routes if server.is_mark(route)}
+    for name in files:
+        if server.number(name) in marks:
+            return name
+    likeness = {name: _likeness(tunnel, have) for name, tunnel in files.items() if tunnel}
+    name = max(likeness, key=lambda name: likeness[name])
+    return name if likeness[name] else None
+
+
+def _likeness(tunnel: Tunnel, have: State) -> int:
+    """How much of this server is in the device; 0 if it has other peers."""
+    found = {peer.public_key: peer.endpoint for peer in (have.device.peers if have.device else ())}
+    if not have.device or found.keys() != {peer.public_key for peer in tunnel.peers}:
+        return 0
+    addresses = {(str(a.ip), a.network.prefixlen) for a in tunnel.addresses}
+    likeness = 1 + (have.device.private_key == tunnel.private_key)
+    likeness += addresses == {(a.address, a.prefix_length) for a in have.addresses}
+    for key, (host, port) in ((peer.public_key, peer.endpoint) for peer in tunnel.peers if peer.endpoint):
+        now = found[key] or ("", 0)
+        likeness += (now[1] == port) + (now[0] == host)
+    return likeness
 
 
 def _connect(
@@ -124,8 +158,12 @@ def _connect(
     seen: Observation,
     *,
     demanded: bool,
+    alone: bool,
 ) -> None:
-    """One server: its endpoint's addresses in turn. Raises HandshakeError when none answers."""
+    """One server: its endpoint's addresses in turn. Raises HandshakeError when none answers.
+
+    demanded: it has to prove that it answers now; alone: there is no other server to try.
+    """
     for notice in tunnel.notices:
         log.warning(notice)
     sets = endpoints.candidates(settings, environment, tunnel, seen, ask_again=demanded)
@@ -138,7 +176,7 @@ def _connect(
             if changed:
                 _await_proof(kernel, goal, seen, started, timeout)
             elif demanded:
-                _demand_proof(kernel, goal, seen, timeout)
+                _demand_proof(kernel, goal, seen, timeout, alone=alone and len(sets) == 1)
             elif not _lives(seen):
                 _await_proof(kernel, goal, seen, started, timeout)
         except HandshakeError:
@@ -158,16 +196,20 @@ def _lives(seen: Observation) -> bool:
     return newest > time.time() - endpoints.REJECT_AFTER_TIME
 
 
-def _demand_proof(kernel: netlink.Socket, goal: Goal, seen: Observation, timeout: float) -> None:
+def _demand_proof(kernel: netlink.Socket, goal: Goal, seen: Observation, timeout: float, *, alone: bool) -> None:
     """An unchanged device: its session may go on if it answers at once. Else the peers are set anew, because a
-    session that is thought to live shakes hands again only after 15 s without an answer."""
+    session that is thought to live shakes hands again only after 15 s without an answer. Not where nobody else can
+    be tried: a server that comes back knows the session for 180 s, and serves it at once."""
+    if alone:
+        return _await_proof(kernel, goal, seen, time.time(), timeout)
     patience = min(LIVE_ANSWER, timeout / 3)
     try:
         _await_proof(kernel, goal, seen, time.time(), patience)
     except HandshakeError:
         if seen.state.link and seen.state.device:
             device.write(goal.settings.interface, seen.state.link.kind, wireguard.renewal(seen.state.device.peers))
-        _await_proof(kernel, goal, seen, time.time(), timeout - patience)
+        return _await_proof(kernel, goal, seen, time.time(), timeout - patience)
+    return None
 
 
 def _await_proof(kernel: netlink.Socket, goal: Goal, seen: Observation, since: float, timeout: float) -> None:
@@ -180,7 +222,7 @@ def _await_proof(kernel: netlink.Socket, goal: Goal, seen: Observation, since: f
     before = sum(traffic.received_bytes for traffic in seen.traffic.values())
     start = looked = time.monotonic()
     provoked, renewed = start - 1, start
-    patience = iter(PATIENCE)
+    patience = cycle(PATIENCE)
     wait = next(patience)
     pause = 0.001
     while (now := time.monotonic()) < start + timeout:
@@ -190,7 +232,7 @@ def _await_proof(kernel: netlink.Socket, goal: Goal, seen: Observation, since: f
             return
         if now - renewed >= wait:
             _renew(interface, seen, reading)
-            provoked, renewed, wait = start - 1, now, next(patience, wait)
+            provoked, renewed, wait = start - 1, now, next(patience)
         if now - provoked >= 1:
             _provoke(interface, goal.tunnel)
             provoked = now

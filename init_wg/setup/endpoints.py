@@ -12,6 +12,7 @@ from init_wg.design.firewall import killswitch
 from init_wg.design.firewall.policy import Hole
 from init_wg.errors import HandshakeError
 from init_wg.kernel import nft
+from init_wg.model import server
 from init_wg.model.networks import hosts
 from init_wg.model.state import INET, INET6
 from init_wg.setup import resolve
@@ -32,8 +33,11 @@ REJECT_AFTER_TIME = 180.0
 
 
 def known(tunnel: Tunnel, have: State) -> Addresses:
-    """The configuration's addresses; for names, what the device was given when they were resolved."""
-    current = {peer.public_key: peer.endpoint for peer in (have.device.peers if have.device else ())}
+    """The configuration's addresses; for names, what the device was given when they were resolved. Another server
+    may have the same public key: only of the one that is set up the device's addresses are its own."""
+    marks = {route for route in have.routes if server.is_mark(route)}
+    mine = have.device is not None and (not marks or server.mark(tunnel.name) in marks)
+    current = {peer.public_key: peer.endpoint for peer in (have.device.peers if have.device and mine else ())}
     found = {}
     for key, endpoint in _wanted(tunnel).items():
         now = current.get(key)

@@ -17,7 +17,8 @@ from typing import Self
 
 import pytest
 
-from tests.lab.lab import Endpoint, Lab, Provider
+from tests.lab.lab import Endpoint, Lab, Provider, wait_until
+from tests.netns.chaos import Watchdog
 
 REKEY_TIMEOUT = 5.0
 PORT = 51900
@@ -229,3 +230,63 @@ def test_a_session_that_lives_is_not_begun_anew(lab: Lab) -> None:
             lab.init_wg("up")
             assert lab.flows()
         assert len(road.initiations) == 1
+
+
+# --- a peer that comes back ------------------------------------------------------------------------------------------
+
+BACK = 1.0 + 1.0  # seconds: the promise, and a busy machine's
+
+
+def returns(lab: Lab, back: Callable[[], None]) -> float:
+    """Seconds from a server's return until the pod's traffic flows."""
+    back()
+    started = time.monotonic()
+    while not lab.flows(timeout=0.3):
+        assert time.monotonic() - started < 20
+    return time.monotonic() - started
+
+
+def test_one_that_comes_back_serves_its_old_session_at_once(lab: Lab) -> None:
+    """With one server there is nobody else to try, so the session is kept as long as it may be good."""
+    latest = ["wg", "show", "wg0", "latest-handshakes"]
+    with Watchdog(lab) as watchdog:
+        wait_until(watchdog.active, "that all is well", 20)
+        before = lab.pod.run(latest).stdout
+        lab.provider.silence()
+        try:
+            wait_until(lambda: "the peer is dead" in watchdog.log(), "the watchdog's notice", 30)
+            time.sleep(6)
+            assert lab.pod.run(latest).stdout == before
+        finally:
+            lab.provider.speak()
+        assert returns(lab, lambda: None) < BACK
+        wait_until(watchdog.active, "that all is well again", 5)
+
+
+def test_one_that_was_away_from_the_start_is_found_within_a_second(lab: Lab) -> None:
+    """No session at all, and the runs of the setup have become seldom."""
+    lab.provider.silence()
+    with Watchdog(lab, env={"HANDSHAKE_TIMEOUT": "1"}) as watchdog:
+        try:
+            wait_until(lambda: watchdog.log().count("no handshake") >= 3, "failed runs", 30)
+            time.sleep(2)
+        except BaseException:
+            lab.provider.speak()
+            raise
+        assert returns(lab, lab.provider.speak) < BACK + 1.5  # it may come while slow links have their time
+        wait_until(watchdog.active, "that all is well", 5)
+
+
+def test_one_that_has_forgotten_the_session_is_found_too(lab: Lab) -> None:
+    """A server that was started anew: WireGuard itself asks it every 5 s."""
+    with Watchdog(lab) as watchdog:
+        wait_until(watchdog.active, "that all is well", 20)
+        lab.provider.silence()
+        try:
+            lab.provider.run(["wg", "set", "wg0", "peer", lab.pod_key, "remove"])
+            lab.provider.admit()
+            wait_until(lambda: "the peer is dead" in watchdog.log(), "the watchdog's notice", 30)
+        finally:
+            lab.provider.speak()
+        assert returns(lab, lambda: None) < REKEY_TIMEOUT + BACK
+        wait_until(watchdog.active, "that all is well again", 5)

@@ -102,7 +102,8 @@ def test_status_has_no_field_for_a_secret() -> None:
     facts = {
         "interface": "wg0", "implementation": "kernel", "server": "wg0", "up": True, "sealed": True,
         "addresses": ["10.64.0.2/32"], "mtu": 1370, "rules": 11, "routes": 16,
-        "refused_packets": 3, "drift": list(map(str, plan(RIGHT, FRESH, SEALED))),
+        "refused_packets": 3, "drift": list(map(str, plan(RIGHT, FRESH, SEALED))), "notices": [],
+        "bypass": {"networks": [], "closed": []},
         "dns": {"mode": "tunnel", "resolvers": ["10.64.0.1"], "redirected_queries": 1, "refused_queries": 0},
         "peers": [{"public_key": build.SERVER, "endpoint": "192.0.2.1:51820", "allowed_ips": ["0.0.0.0/0"],
                    "keepalive": 25, "latest_handshake": 0.0, "received_bytes": 2048, "sent_bytes": 1}],

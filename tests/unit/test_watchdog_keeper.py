@@ -40,6 +40,7 @@ class Pod:
         monkeypatch.setattr(facts, "Kernel", lambda _: self)
         monkeypatch.setattr(sealed, "in_place", lambda: True)
         monkeypatch.setattr(facts, "counters", lambda _: (0, 0))
+        monkeypatch.setattr(facts, "begin_anew", lambda *_: False)
         monkeypatch.setattr(keeper, "Probe", lambda *_: self)
         monkeypatch.setattr(events, "Events", self.no_events)
         environment: Mapping[str, str] = {"WG_CONFIG": str(config), **env}
@@ -49,6 +50,7 @@ class Pod:
     # --- the kernel ---
 
     kind = "wireguard"
+    server = 0
 
     def fingerprint(self) -> Fingerprint:
         if self.fingerprint_fails:

@@ -192,10 +192,10 @@ class Memory:
     """Stands for watchdog.remembered.Remembered."""
 
     def __init__(self) -> None:
-        self.path = ""
+        self.path = self.name = ""
 
     def take(self, path: str, version: int) -> None:
-        self.path = f"memory of {path}"
+        self.path, self.name = f"memory of {path}", Path(path).stem
 
 
 @pytest.fixture
@@ -223,7 +223,7 @@ def test_what_worked_is_used_while_what_is_on_disk_is_wrong(loop: StillLoop, fil
     assert keeper.reloader.run_begins(None) == (None, ""), "what is on disk is right"
     refuse(keeper)
     assert keeper.reloader.run_begins(None) == (None, f"memory of {file}")
-    assert keeper.reloader.run_begins("wg0") == (f"memory of {file}".rpartition("/")[2], f"memory of {file}")
+    assert keeper.reloader.run_begins("wg0") == ("wg0", f"memory of {file}")
     keeper.reloader.reload()
     keeper.checks[-1].end(0)
     assert keeper.reloader.run_begins(None) == (None, "")
