@@ -1,50 +1,60 @@
 """One at a time: init, watchdog and people. Containers of a pod share no files, but they share a network.
 
-A name in the abstract Unix namespace belongs to the network namespace and is gone with its process, however
-that ends. Whoever comes second connects to the first one's socket and waits until the kernel closes it.
+The lock is membership of a netlink multicast group of the netfilter subsystem. Only a process with CAP_NET_ADMIN may
+join it, the kernel lists the members of this network namespace for everybody, and whoever ends has left. So nobody who
+could not change the network anyway can hold it, delay it or leave it behind.
+
+Whoever wants it joins, and then looks: alone, he holds it; else he leaves, waits for a moment of his own, and tries
+again. Of two, the one who looked later had been preceded by the other's joining: never are both alone.
 """
 
 from __future__ import annotations
 
-import errno
+import os
 import socket
-import struct
 import time
 
 from init_wg.errors import KernelError
 
-_NAME = "\0init_wg"
+_NETFILTER = 12
+#: NFNLGRP_ACCT_QUOTA (linux/netfilter/nfnetlink.h): quotas of nfacct, which no program in a pod listens to.
+_GROUP = 8
+_MEMBERS = "/proc/self/net/netlink"
+#: Seconds between two tries: at least, and at most so much more.
+_PAUSE, _SPREAD = 0.004, 0.016
 
 
 def acquire(timeout: float) -> socket.socket:
     """The lock, for as long as the returned socket lives. Raises KernelError after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while True:
-        mine = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        mine = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETFILTER)
         try:
-            mine.bind(_NAME)
-        except OSError as error:
+            mine.bind((0, 1 << (_GROUP - 1)))
+            others = _members() - {mine.getsockname()[0]}
+        except BaseException:  # also when a signal ends this process's waiting
             mine.close()
-            if error.errno != errno.EADDRINUSE:
-                raise
-        else:
-            mine.listen(16)
+            raise
+        if not others:
             return mine
-        holder = _wait(deadline)
+        mine.close()
         if time.monotonic() > deadline:
-            raise KernelError(f"another init-wg ({holder}) has been at work for {timeout:g} s: end it, then try again")
+            raise KernelError(
+                f"another init-wg ({_name(min(others))}) has been at work for {timeout:g} s: end it, then try again"
+            )
+        time.sleep(_PAUSE + _SPREAD * int.from_bytes(os.urandom(2), "big") / 65536)
 
 
-def _wait(deadline: float) -> str:
-    """Until the holder goes, or the deadline comes. Who it is."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
-        other.settimeout(max(0.01, deadline - time.monotonic()))
-        try:
-            other.connect(_NAME)
-            pid = struct.unpack("=iII", other.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
-            other.recv(1)
-        except TimeoutError:
-            return f"process {pid}" if pid else "a process of another container"
-        except OSError:  # it went, or is between bind and listen
-            time.sleep(0.002)
-    return "an unknown process"
+def _members() -> set[int]:
+    """The port numbers of the group's members. Columns: address, protocol, port, groups (a hexadecimal mask), ..."""
+    found = set()
+    with open(_MEMBERS, encoding="ascii", errors="replace") as file:
+        for words in map(str.split, file):
+            if words[1] == str(_NETFILTER) and int(words[3], 16) >> (_GROUP - 1) & 1:
+                found.add(int(words[2]) & 0xFFFFFFFF)
+    return found
+
+
+def _name(port: int) -> str:
+    """The kernel gives a process's first socket the process's number, and high numbers to further ones."""
+    return f"process {port}" if port < 1 << 22 else "a process of this pod"

@@ -496,13 +496,7 @@ def test_a_holder_that_hangs(open_pod: Lab, judge: Judge, holder: subprocess.Pop
 def test_a_holder_that_ends(open_pod: Lab, holder: subprocess.Popen[bytes]) -> None:
     """However it ends: whoever waits goes on at once."""
     waiting = open_pod.pod.popen(UP, env=open_pod.pod_env)
-    connected = "@init_wg"
-
-    def waits() -> bool:
-        # The holder's socket, and whoever has connected to it.
-        return open_pod.pod.run(["cat", "/proc/net/unix"]).stdout.count(connected) > 1 or waiting.poll() is not None
-
-    wait_until(waits, "somebody who waits for the lock")
+    time.sleep(1)  # an observation: it waits
     assert waiting.poll() is None
     holder.kill()
     assert waiting.wait(60) == 0
