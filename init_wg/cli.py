@@ -149,13 +149,17 @@ def _hold() -> int:
 
 def _check() -> int:
     from init_wg.config import settings
+    from init_wg.kernel import nft
     from init_wg.setup import connect
 
     steps = connect.compare(settings.read(os.environ), os.environ)[1].steps
-    for step in steps:
-        print(step)
+    strangers = nft.strangers()
+    for line in (*steps, *strangers):
+        print(line)
     if steps:
         raise VerifyError(f"{len(steps)} difference(s): run init-wg up to mend them")
+    if strangers:
+        raise VerifyError("somebody else marks packets as init-wg does: find who loads this table, and delete it")
     print("everything is as it should be")
     return DONE
 

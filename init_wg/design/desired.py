@@ -110,7 +110,8 @@ def nothing(have: State) -> State:
 
 def policy(settings: Settings, tunnel: Tunnel, pod: Pod, now: Circumstances) -> Policy:
     """What the kill-switch's text depends on. IPv6 stays closed where the tunnel has no IPv6 address."""
-    neighbours = ("fe80::/10", "ff02::/16", *_on_link(pod, now))
+    on_link = ("fe80::/10", *_on_link(pod))
+    neighbours = ("ff02::/16", *on_link, *_without_gateway(pod, now))
     return Policy(
         tunnel=settings.interface,
         uplink=pod.uplink,
@@ -120,6 +121,7 @@ def policy(settings: Settings, tunnel: Tunnel, pod: Pod, now: Circumstances) -> 
         pod_addresses=networks.hosts(a.ip for a in pod.addresses),
         endpoints=tuple(sorted(set(now.endpoints.values()))),
         bypass=now.bypass.spelled,
+        on_link=networks.spelled(map(networks.interval, on_link)),
         neighbours=networks.spelled(map(networks.interval, neighbours)),
         input_ports=settings.input_ports,
         names=now.names,
@@ -128,19 +130,21 @@ def policy(settings: Settings, tunnel: Tunnel, pod: Pod, now: Circumstances) -> 
     )
 
 
-def _on_link(pod: Pod, now: Circumstances) -> Iterator[str]:
-    """What is reached without a gateway; and with a default route that has none, all that may be reached."""
+def _on_link(pod: Pod) -> Iterator[str]:
+    """The networks of the pod's own link, and its gateways."""
     yield from (str(address.network) for address in pod.addresses)
-    for default in pod.defaults.values():
-        if default.gateway:
-            yield default.gateway
-        else:
-            yield from (address for address, _ in now.endpoints.values())
-            yield from now.bypass.networks
+    yield from (default.gateway for default in pod.defaults.values() if default.gateway)
     for route in pod.routes:
         direct = route.device == pod.uplink and route.gateway is None and route.kind == "unicast"
         if direct and route.destination not in DEFAULT.values() and not pods.is_stray(route, pod):
             yield route.destination
+
+
+def _without_gateway(pod: Pod, now: Circumstances) -> Iterator[str]:
+    """With a default route that has no gateway, all that may be reached is a neighbour."""
+    if not all(default.gateway for default in pod.defaults.values()):
+        yield from (address for address, _ in now.endpoints.values())
+        yield from now.bypass.networks
 
 
 def _mtu(tunnel: Tunnel, pod: Pod) -> int:

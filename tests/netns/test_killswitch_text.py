@@ -110,6 +110,7 @@ def test_2000_networks_of_each_family(listed: Callable[[str], str], step: int) -
             pod_addresses=("10.244.1.7", "fd00:244:1::7"),
             endpoints=(("192.0.2.1", 51820),),
             bypass=networks.spelled(map(networks.interval, wide)),
+            on_link=("10.244.1.0/24",),
             neighbours=("fe80::/10", "ff02::/16"),
             input_ports=(),
             names=build.NAMES,

@@ -187,6 +187,7 @@ def policy(draw: st.DrawFn, links: tuple[str, ...] | None = None) -> Policy:
         pod_addresses=draw(hosts(least=1)),
         endpoints=tuple(sorted(draw(st.sets(st.tuples((ipv4 | ipv6).map(str), ports), max_size=4)))),
         bypass=networks.spelled(draw(intervals(12))),
+        on_link=networks.spelled(near),
         neighbours=networks.spelled([*LINK_LOCAL, *near]),
         input_ports=tuple(sorted(draw(st.sets(ports, max_size=6)))),
         names=draw(st.none() | names_policy()),

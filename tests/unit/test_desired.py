@@ -254,7 +254,7 @@ def test_the_gate_only_where_the_kernel_has_it() -> None:
 
 def test_where_names_may_be_asked() -> None:
     query = "meta l4proto { tcp, udp } th dport 53"
-    beside = f'oifname "eth0" ip daddr 10.96.0.10 {query} meta mark set'
+    beside = f"\t\tip daddr 10.96.0.10 {query} meta mark set"
     assert f"{query} counter dnat ip to 10.64.0.1" in ORDINARY.ruleset
     assert beside not in ORDINARY.ruleset
     cluster = state(names=None, asked=("10.96.0.10",)).ruleset

@@ -29,7 +29,8 @@ ORDINARY = Policy(
     pod_addresses=("10.244.1.7", "fd00:244:1::7"),
     endpoints=(("192.0.2.1", 51820),),
     bypass=("10.96.0.0/12", "10.244.0.0/16", "fd00:244:1::/64"),
-    neighbours=("fd00:244:1::/64", "fe80::/10", "ff02::/16"),
+    on_link=("10.244.1.0/24", "fd00:244:1::/64"),
+    neighbours=("10.244.1.0/24", "fd00:244:1::/64", "fe80::/10", "ff02::/16"),
     input_ports=(),
     names=build.NAMES,
     asked=(),
@@ -57,7 +58,8 @@ RULESETS = {
             tunnel_addresses=("10.64.0.2",),
             pod_addresses=("10.244.1.7",),
             bypass=("10.96.0.0/12",),
-            neighbours=("fe80::/10", "ff02::/16"),
+            on_link=("10.244.1.0/24",),
+            neighbours=("10.244.1.0/24", "fe80::/10", "ff02::/16"),
         )
     ),
 }
@@ -99,33 +101,42 @@ OUTPUT = (
     r'oif "lo" accept',
     # into the tunnel, with the tunnel's own address
     rf'oifname "(?P<tunnel>[^"]+)" (?:ip|ip6) saddr {ANY} accept',
-    # WireGuard's own packets: mark, address, port and form
-    rf'oifname "(?P<uplink>[^"]+)" {WIREGUARD}',
-    # replies to connections that came in
-    rf'oifname "(?P<uplink>[^"]+)" {REPLY} ct original ip daddr {ANY} {PASS}',
-    rf"{REPLY} ct original ip6 daddr {ANY} {PASS}",
-    # neighbour discovery, on the link only (hop limit 255)
-    rf'oifname "(?P<uplink>[^"]+)" icmpv6 type {{ {NEIGHBOURS} }} ip6 hoplimit 255 ip6 daddr {ANY} {PASS}',
-    # redirected queries: `leaving` sees that they go into the tunnel, or to the forwarder on the loopback
+    r'oifname "(?P<uplink>[^"]+)" jump uplink',
+    # What was sent elsewhere since its device was chosen; `leaving` sees where to. Replies over IPv6:
+    rf"{REPLY} ct original ip6 daddr {ANY} accept",
+    # redirected queries, into the tunnel
     rf"ct status dnat {HOST} {DNS} accept",
-    r"ct status dnat (?:ip daddr 127\.0\.0\.1|ip6 daddr ::1) meta l4proto { tcp, udp } th dport 10053 accept",
-    # the forwarder's own, to Docker's resolver and to the cluster's, which it alone knows by an alias
+    # to the pod itself
+    rf"ct status dnat (?:ip daddr 127\.0\.0\.0/8|ip6 daddr ::1|(?:ip|ip6) daddr {ANY}) accept",
+    # the forwarder's own, to Docker's resolver
     r"ip saddr 127\.0\.0\.54 ip daddr 127\.0\.0\.11 accept",
-    rf'oifname "(?P<uplink>[^"]+)" ct original {HOST} {HOST} {DNS} {PASS}',
+)
+#: What may leave on the uplink: looked at twice, by the device that was meant and by the one that is taken.
+UPLINK = (
+    # WireGuard's own packets: mark, address, port and form
+    WIREGUARD,
+    # replies to connections that came in
+    rf"{REPLY} ct original (?:ip|ip6) daddr {ANY} {PASS}",
+    # neighbour discovery, on the link only (hop limit 255), and of its own size
+    rf"icmpv6 type {{ {NEIGHBOURS} }} ip6 hoplimit 255 ip6 length <= 32 ip6 saddr {ANY} ip6 daddr {ANY} {PASS}",
+    # the forwarder's queries to the cluster's resolver, which it alone knows by an alias
+    rf"ct original {HOST} {HOST} {DNS} {PASS}",
     # resolvers that everybody may ask on the uplink (DNS_MODE=cluster)
-    ASKED := rf'oifname "(?P<uplink>[^"]+)" (?:ip|ip6) daddr {ANY} {DNS} {PASS}',
+    ASKED := rf"(?:ip|ip6) daddr {ANY} {DNS} {PASS}",
 )
 #: What bypasses the tunnel by name: last, after DNS is refused.
-BESIDE = rf'oifname "(?P<uplink>[^"]+)" (?:ip daddr @bypass_ip|ip6 daddr @bypass_ip6) {PASS}'
+BESIDE = rf"(?:ip daddr @bypass_ip|ip6 daddr @bypass_ip6) {PASS}"
 #: The hole for a query: our mark, these resolvers, this source port, and 53 as what was asked for.
 QUERY = rf"meta mark 0x0000ca6c (?:ip|ip6) daddr {ANY} udp sport \d+ ct original proto-dst 53 {PASS}"
 #: And an IPv6 resolver's way there: without it, a sealed pod finds no neighbour.
-NEIGHBOUR = rf"icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} ip6 hoplimit 255 ip6 daddr {ANY} {PASS}"
+NEIGHBOUR = (
+    r"icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } ip6 hoplimit 255 ip6 length <= 32 "
+    rf"ip6 daddr {ANY} {PASS}"
+)
 LEAVING = (
     r'oif "lo" accept',
     r'oifname "(?P<tunnel>[^"]+)" accept',
-    r'oifname "(?P<uplink>[^"]+)" meta mark 0x0000ca6d accept',
-    rf'oifname "(?P<uplink>[^"]+)" {WIREGUARD}',
+    r'oifname "(?P<uplink>[^"]+)" jump uplink',
 )
 ROUTED = (
     r"meta mark 0x0000ca6d accept",
@@ -142,6 +153,7 @@ BASE = {
     "leaving": "type filter hook postrouting priority filter; policy drop;",
     # These choose a way, and let nothing out.
     "replies": "type route hook output priority mangle; policy accept;",
+    "arriving": "type filter hook prerouting priority raw; policy accept;",
     "names": "type nat hook output priority -115; policy accept;",
     "sources": "type nat hook postrouting priority srcnat; policy accept;",
 }
@@ -178,10 +190,11 @@ def review(text: str, tunnel: str, uplink: str, *, hole: bool) -> None:
     for name in ("refuse", "refuse_name", "replies", "names", "sources"):
         assert not any(re.search(r"\baccept\b", line) for line in seen.get(name, [])[name in BASE :])
     assert not any(word in line for line in seen["output"] for word in ("established", "related", "queue", "return"))
-    shapes = {"output": (*OUTPUT, BESIDE, *([QUERY, NEIGHBOUR] if hole else [])), "leaving": LEAVING, "routed": ROUTED}
+    query = [QUERY, NEIGHBOUR] if hole else []
+    shapes = {"output": (*OUTPUT, *query), "uplink": (*UPLINK, BESIDE, *query), "leaving": LEAVING, "routed": ROUTED}
     for name, allowed in shapes.items():
         for line in seen.get(name, [])[1 if name in BASE else 0 :]:
-            if not re.search(r"\baccept\b", line):
+            if not re.search(r"\baccept\b|jump uplink", line):
                 continue
             matches = [match for shape in allowed if (match := re.fullmatch(shape, line))]
             assert matches, f"{name}: {line}"
@@ -194,11 +207,9 @@ def review(text: str, tunnel: str, uplink: str, *, hole: bool) -> None:
         )
         accepts = [line for line in seen["egress"][1:] if "accept" in line or "jump" in line]
         assert accepts[-1] in ("meta rtclassid != 4294967295 jump routed", "jump routed")
-        asked = rf"arp operation request arp daddr ip {ANY} accept"
-        arp = ["ether type arp accept"], ["arp operation reply accept"]  # for a query while sealed; with nobody to ask
-        assert accepts[:-1] in arp or (
-            accepts[0] == arp[1][0] and re.fullmatch(asked, accepts[1]) and len(accepts) == 3
-        )
+        sealed = ["meta length 42 ether type arp accept"], ["meta length 42 arp operation reply accept"]
+        own = rf"meta length 42 arp operation (?:reply|request) arp saddr ip {ANY}(?: arp daddr ip {ANY})? accept"
+        assert accepts[:-1] in sealed or all(re.fullmatch(own, line) for line in accepts[:-1])
 
 
 @settings(max_examples=80, deadline=None)
@@ -206,17 +217,22 @@ def review(text: str, tunnel: str, uplink: str, *, hole: bool) -> None:
 def test_any_opened_kill_switch_lets_out_only_what_is_allowed(policy: Policy) -> None:
     text = killswitch.opened(policy)
     review(text, policy.tunnel, policy.uplink, hole=policy.hole is not None)
-    output = chains(text)["output"]
+    output, uplink = chains(text)["output"], chains(text)["uplink"]
     # Every endpoint and nothing else is reached by WireGuard's packets.
-    ends = re.findall(r"meta mark 0x0000ca6c (?:ip|ip6) daddr (\S+) udp dport (\d+)", "\n".join(output))
+    ends = re.findall(r"meta mark 0x0000ca6c (?:ip|ip6) daddr (\S+) udp dport (\d+)", "\n".join(uplink))
     assert ends == [(address, str(port)) for address, port in policy.endpoints]
     # DNS and Docker's resolver are refused before a wider rule could accept them.
-    refused = output.index("meta l4proto { tcp, udp } th dport { 53, 853 } jump refuse_name")
-    assert not any(re.fullmatch(BESIDE, line) for line in output[:refused])
+    assert "meta l4proto { tcp, udp } th dport { 53, 853 } jump refuse_name" in output
+    refused = uplink.index("meta l4proto { tcp, udp } th dport { 53, 853 } return")
+    assert not any(re.fullmatch(BESIDE, line) for line in uplink[:refused])
+    # Nobody has the tunnel's addresses outside of it, but for WireGuard's own packets and our own query.
+    ours = [number for number, line in enumerate(uplink) if re.fullmatch(rf"(?:ip|ip6) saddr {ANY} return", line)]
+    assert len(ours) == len({":" in address for address in policy.tunnel_addresses})
+    assert all(re.fullmatch(f"{WIREGUARD}|{QUERY}", line) for line in uplink[: ours[0]])
     assert output.index("ip daddr 127.0.0.11 jump refuse_name") < output.index('oif "lo" accept')
-    asked = [line for line in output if re.fullmatch(ASKED, line)]
+    asked = [line for line in uplink if re.fullmatch(ASKED, line)]
     assert len(asked) == len({":" in resolver for resolver in policy.asked})
-    beside_tunnel = [line for line in output if re.fullmatch(BESIDE, line)]
+    beside_tunnel = [line for line in uplink if re.fullmatch(BESIDE, line)]
     assert len(beside_tunnel) == len({":" in network for network in policy.bypass})
     assert tuple(element for elements in sets(text).values() for element in elements) == policy.bypass
     assert {name for name in ("bypass_ip", "bypass_ip6") if f"@{name} " in text} == set(sets(text))

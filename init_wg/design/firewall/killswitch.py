@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 NAME = "init_wg"
 # state.FWMARK and state.PASS_MARK, spelled as nft prints them; a unit test holds them together. Not imported:
 # the lockdown loads this module before anything else.
-_FWMARK, _PASS = "0x0000ca6c", "0x0000ca6d"
+MARKS = _FWMARK, _PASS = "0x0000ca6c", "0x0000ca6d"
 # Docker's embedded resolver: it answers from the host's network, where no rule of the pod reaches.
 DOCKER_RESOLVER = "127.0.0.11"
 # Where the forwarder listens, and the source by which it is known when it asks Docker's resolver itself.
@@ -39,7 +39,7 @@ _WIREGUARD_MESSAGE = "@th,64,32 { 0x1000000, 0x2000000, 0x3000000, 0x4000000 }"
 # The two bytes in which IPv4 has its fragment's flags and offset, each by itself: nft versions print a comparison of
 # both in different words. Together true for every fragment but a packet's first.
 _IP_LATER = ("@nh,56,8 != 0x0", "@nh,48,8 != { 0x0, 0x20, 0x40, 0x60, 0x80, 0xa0, 0xc0, 0xe0 }")
-_IP6_LATER = ("frag nexthdr 17 frag frag-off != 0",)
+_IP6_LATER = "frag nexthdr 17 frag frag-off != 0"
 # The type of a family's addresses, and how many elements nft prints in one line of a set that has a name.
 _SETS = {"ip": ("ipv4_addr", 2), "ip6": ("ipv6_addr", 1)}
 
@@ -67,13 +67,13 @@ def sealed(links: Iterable[str], hole: Hole | None = None, *, routed: bool = Tru
     if hole and any(_family(resolver) == "ip6" for resolver in hole.resolvers):
         # Before IPv6 can ask, it has to find its neighbour on the link.
         neighbours = "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } ip6 hoplimit 255"
-        outgoing.append(f"{neighbours} ip6 daddr {{ fe80::/10, ff02::/16 }} {_STAMP}")
+        outgoing.append(f"{neighbours} {_ND_SIZE} ip6 daddr {{ fe80::/10, ff02::/16 }} {_STAMP}")
         incoming.append(f"{neighbours} accept")
     output = [*outgoing, f"ip daddr {DOCKER_RESOLVER} jump refuse", 'oif "lo" accept', "jump refuse"]
     chains = [("output", _OUTPUT, output), ("input", _INPUT, [*incoming, 'iif "lo" accept', "drop"]), *_COMMON]
     inet = _table("inet", [_REFUSE, *chains])
     # What an application sends does not come so far as to need a neighbour; our query does.
-    arp = ["ether type arp accept" if hole else "arp operation reply accept"]
+    arp = [f"{_ARP_SIZE} ether type arp accept" if hole else f"{_ARP_SIZE} arp operation reply accept"]
     return inet + _gate(tuple(links), arp, [], routed=routed)
 
 
@@ -86,14 +86,12 @@ def opened(policy: Policy) -> str:
         chains.append(("sources", "type nat hook postrouting priority srcnat; policy accept;", _sources(policy)))
     if replies := _replies(policy):
         chains.append(("replies", "type route hook output priority mangle; policy accept;", replies))
-    chains += [("output", _OUTPUT, _output(policy)), ("input", _INPUT, _input(policy)), *_COMMON]
+    chains += [("uplink", "", _uplink(policy)), ("output", _OUTPUT, _output(policy))]
+    chains += [("arriving", "type filter hook prerouting priority raw; policy accept;", _arriving(policy))]
+    chains += [("input", _INPUT, _input(policy)), *_COMMON]
     chains.append(("leaving", "type filter hook postrouting priority filter; policy drop;", _leaving(policy)))
     inet = _table("inet", [_REFUSE, *chains], _sets(policy.bypass))
-    # Who asks for a stranger on the link is about to send there. Answers may go to anyone: a node asks from any of
-    # its addresses.
-    asked = [m.replace("ip daddr", "arp daddr ip") for m in _by_family("daddr", policy.neighbours) if m[:3] == "ip "]
-    arp = ["arp operation reply accept", *(f"arp operation request {match} accept" for match in asked)]
-    return inet + _gate(policy.links, arp, _wireguard(policy, "") + _later_fragments(policy), routed=policy.routed)
+    return inet + _gate(policy.links, _arp(policy), _wireguard(policy) + _later_fragments(policy), routed=policy.routed)
 
 
 def creation(ruleset: str) -> str:
@@ -117,8 +115,13 @@ def _families(ruleset: str) -> list[str]:
 
 
 def _output(policy: Policy) -> list[str]:
-    """The order matters: what is refused by name stands before the wider rule that would accept it."""
-    tunnel, uplink = f'oifname "{policy.tunnel}"', f'oifname "{policy.uplink}"'
+    """The first look, at the device that was meant: to refuse at once. A DNAT or REDIRECT of anybody's has sent a
+    packet elsewhere without this chain seeing it: such a packet is let through here by its new destination, and
+    `leaving` sees where it really goes.
+
+    The order matters: what is refused by name stands before the wider rule that would accept it.
+    """
+    tunnel = f'oifname "{policy.tunnel}"'
     rules = _query(policy.hole)[0] if policy.hole else []
     rules += _docker_resolver(policy)
     rules.append('oif "lo" accept')
@@ -127,35 +130,55 @@ def _output(policy: Policy) -> list[str]:
     rules += [f"{tunnel} {_family(a)} daddr {a} udp dport {port} jump refuse" for a, port in policy.endpoints]
     # Only with the tunnel's own source: a packet of the pod's address in the tunnel would come back elsewhere.
     rules += [f"{tunnel} {match} accept" for match in _by_family("saddr", policy.tunnel_addresses)]
-    rules += [f"{rule} accept" for rule in _wireguard(policy, f"{uplink} ")]
-    # Replies to connections that came in. Never `ct state established`: with a rule or a route lost, that would
-    # let every established flow of the tunnel out in clear.
-    for match in _by_family("daddr", policy.pod_addresses):
-        # IPv6 replies were re-routed by their mark, and this chain still sees the device from before that.
-        device = f"{uplink} " if match.startswith("ip ") else ""
-        rules.append(f"{device}{_REPLY} ct original {match} {_STAMP}")
-    rules.append(
-        f"{uplink} icmpv6 type {{ nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert }} ip6 hoplimit 255 "
-        f"{_by_family('daddr', policy.neighbours)[-1]} {_STAMP}"
-    )
-    rules += _names(policy, uplink)
-    rules.append("meta l4proto { tcp, udp } th dport { 53, 853 } jump refuse_name")
-    rules += [f"{uplink} {match} {_STAMP}" for match in _beside("daddr", policy)]
+    rules.append(f'oifname "{policy.uplink}" jump uplink')
+    # IPv6 replies were re-routed by their mark.
+    rules += [f"{rule} accept" for rule in _ipv6_replies(policy)]
+    if policy.names:
+        rules += [f"ct status dnat {_family(a)} daddr {a} {_DNS} accept" for a in policy.names.resolvers]
+    # To the pod itself: the forwarder, or the proxy of a service mesh.
+    rules += [f"ct status dnat {match} accept" for match in ("ip daddr 127.0.0.0/8", "ip6 daddr ::1")]
+    rules += [f"ct status dnat {match} accept" for match in _by_family("daddr", policy.pod_addresses)]
+    rules.append(f"{_NAME_PORTS} jump refuse_name")
     return [*rules, "jump refuse"]
 
 
-def _names(policy: Policy, uplink: str) -> list[str]:
-    """The queries that were redirected, and those that may be asked on the uplink."""
-    rules = [f"{uplink} {match} {_DNS} {_STAMP}" for match in _by_family("daddr", policy.asked)]
-    if policy.names:
-        # Redirected into the tunnel; this chain still sees the device from before that, `leaving` the true one.
-        rules += [f"ct status dnat {_family(a)} daddr {a} {_DNS} accept" for a in policy.names.resolvers]
-        for here in ("ip daddr 127.0.0.1", "ip6 daddr ::1"):
-            rules.append(f"ct status dnat {here} meta l4proto {{ tcp, udp }} th dport {FORWARDER_PORT} accept")
-        for alias, resolver in policy.names.cluster:
-            family = _family(alias)
-            rules.append(f"{uplink} ct original {family} daddr {alias} {family} daddr {resolver} {_DNS} {_STAMP}")
-    return rules
+def _uplink(policy: Policy) -> list[str]:
+    """All that may leave on the uplink, by what it is and never by a mark alone: whose routes or rules brought it
+    here does not matter, therefore. What comes to the end is refused by `output`, and dropped by `leaving`."""
+    rules = [f"{rule} accept" for rule in _wireguard(policy)]
+    rules += _query(policy.hole)[0] if policy.hole else []
+    # The tunnel's addresses are nobody's outside of it.
+    rules += [f"{match} return" for match in _by_family("saddr", policy.tunnel_addresses)]
+    # Replies to connections that came in. Never `ct state established`: with a rule or a route lost, that would
+    # let every established flow of the tunnel out in clear.
+    rules += [f"{_REPLY} ct original {match} {_STAMP}" for match in _by_family("daddr", policy.pod_addresses)]
+    rules += _neighbour_discovery(policy)
+    rules += [f"{match} {_DNS} {_STAMP}" for match in _by_family("daddr", policy.asked)]
+    for alias, resolver in policy.names.cluster if policy.names else ():
+        family = _family(alias)
+        rules.append(f"ct original {family} daddr {alias} {family} daddr {resolver} {_DNS} {_STAMP}")
+    rules.append(f"{_NAME_PORTS} return")
+    return [*rules, *(f"{match} {_STAMP}" for match in _beside("daddr", policy))]
+
+
+def _neighbour_discovery(policy: Policy) -> list[str]:
+    """With the pod's own addresses, to the link only (hop limit 255), and no larger than the kernel makes it."""
+    types = "icmpv6 type { nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert }"
+    near = _by_family("daddr", policy.neighbours)[-1]
+    own = ["ip6 saddr { ::, fe80::/10 }", *(m for m in _by_family("saddr", policy.pod_addresses) if m[:3] == "ip6")]
+    return [f"{types} ip6 hoplimit 255 {_ND_SIZE} {sender} {near} {_STAMP}" for sender in own]
+
+
+def _arp(policy: Policy) -> list[str]:
+    """With the pod's own addresses only. Who asks for a stranger on the link is about to send there. Answers may go
+    to anyone: a node asks from any of its addresses."""
+    own = [address for address in policy.pod_addresses if ":" not in address]
+    if not own:
+        return []
+    sender = f"arp saddr ip {_set(own)}"
+    near = [match.removeprefix("ip daddr ") for match in _by_family("daddr", policy.neighbours) if match[:3] == "ip "]
+    asked = [f"{_ARP_SIZE} arp operation request {sender} arp daddr ip {match} accept" for match in near]
+    return [f"{_ARP_SIZE} arp operation reply {sender} accept", *asked]
 
 
 def _docker_resolver(policy: Policy) -> list[str]:
@@ -201,20 +224,29 @@ def _sources(policy: Policy) -> list[str]:
 # in just then for a new connection. What the input chain has not admitted is no reply, therefore.
 _REPLY = f"ct direction reply ct mark & {_ADMITTED} == {_ADMITTED}"
 _STAMP = f"meta mark set {_PASS} accept"
+_NAME_PORTS = "meta l4proto { tcp, udp } th dport { 53, 853 }"
+# An Ethernet header and the ARP message for IPv4; a neighbour message with one option, a link-layer address. Sizes as
+# the kernel makes them: behind a longer one, anything could be carried.
+_ARP_SIZE = "meta length 42"
+_ND_SIZE = "ip6 length <= 32"
+
+
+def _ipv6_replies(policy: Policy) -> list[str]:
+    matches = [match for match in _by_family("daddr", policy.pod_addresses) if match.startswith("ip6")]
+    return [f"{_REPLY} ct original {match}" for match in matches]
 
 
 def _replies(policy: Policy) -> list[str]:
     """IPv6 replies find the way home by a mark: `from <pod address>` would also catch the second look-up
     that IPv6 makes, with a source it chose itself, when the first one failed."""
-    matches = [match for match in _by_family("daddr", policy.pod_addresses) if match.startswith("ip6")]
-    return [f"{_REPLY} ct original {match} meta mark set {_PASS}" for match in matches]
+    return [f"{rule} meta mark set {_PASS}" for rule in _ipv6_replies(policy)]
 
 
-def _wireguard(policy: Policy, device: str) -> list[str]:
+def _wireguard(policy: Policy) -> list[str]:
     """WireGuard's own packets: by mark and address and port and form. A mark alone proves nothing: an
     application with CAP_NET_RAW may set any (since Linux 5.17)."""
     return [
-        f"{device}meta mark {_FWMARK} {_family(address)} daddr {address} udp dport {port} {_WIREGUARD_MESSAGE}"
+        f"meta mark {_FWMARK} {_family(address)} daddr {address} udp dport {port} {_WIREGUARD_MESSAGE}"
         for address, port in policy.endpoints
     ]
 
@@ -227,12 +259,12 @@ def _later_fragments(policy: Policy) -> list[str]:
     mark, while the first table is deleted.
     """
     rules = []
-    for family, addresses in _families_of(dict.fromkeys(address for address, _ in policy.endpoints)):
-        to = f"meta mark {_FWMARK} {family} daddr {_set(addresses)}"
-        if family == "ip":
+    for address in dict.fromkeys(address for address, _ in policy.endpoints):
+        to = f"meta mark {_FWMARK} {_family(address)} daddr {address}"
+        if _family(address) == "ip":
             rules += [f"{to} meta l4proto udp {later}" for later in _IP_LATER]
         else:
-            rules += [f"{to} {later}" for later in _IP6_LATER]
+            rules.append(f"{to} {_IP6_LATER}")
     return rules
 
 
@@ -260,9 +292,32 @@ def _input(policy: Policy) -> list[str]:
 def _leaving(policy: Policy) -> list[str]:
     """The second look, at the device that a packet really takes: the output chain does not see where another
     table's route chain or a DNAT has sent it afterwards."""
-    uplink = f'oifname "{policy.uplink}"'
-    rules = ['oif "lo" accept', f'oifname "{policy.tunnel}" accept', f"{uplink} meta mark {_PASS} accept"]
-    return [*rules, *(f"{rule} accept" for rule in _wireguard(policy, f"{uplink} ")), "counter drop"]
+    return [
+        'oif "lo" accept',
+        f'oifname "{policy.tunnel}" accept',
+        f'oifname "{policy.uplink}" jump uplink',
+        "counter drop",
+    ]
+
+
+def _arriving(policy: Policy) -> list[str]:
+    """Out of the tunnel comes only what is for the tunnel's addresses, and from none that is reached beside it: nobody
+    inside can speak for the cluster. Before connection tracking, which would take it for an answer, and give back
+    their old addresses to the answers of a resolver that was not the one asked."""
+    tunnel = f'iifname "{policy.tunnel}"'
+    rules = []
+    for family, words in _NFPROTO.items():
+        own = [address for address in policy.tunnel_addresses if _family(address) == family]
+        rules.append(f"{tunnel} {family} daddr != {_set(own)} drop" if own else f"{tunnel} meta nfproto {words} drop")
+    # Errors are tied to what they are about: the kernel drops one that is not addressed to its sender.
+    rules.append(f"{tunnel} icmp type {{ destination-unreachable, time-exceeded, parameter-problem }} accept")
+    too_big = "destination-unreachable, packet-too-big, time-exceeded, parameter-problem"
+    rules.append(f"{tunnel} icmpv6 type {{ {too_big} }} accept")
+    # A network of the pod's may cover the tunnel's resolvers.
+    resolvers = policy.names.resolvers if policy.names else ()
+    rules += [f"{tunnel} {match} accept" for match in _by_family("saddr", resolvers)]
+    rules += [f"{tunnel} {match} counter drop" for match in _beside("saddr", policy)]
+    return rules + [f"{tunnel} {match} counter drop" for match in _by_family("saddr", policy.on_link)]
 
 
 def _query(hole: Hole) -> tuple[list[str], list[str]]:

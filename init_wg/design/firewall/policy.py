@@ -32,7 +32,9 @@ class Policy(NamedTuple):
 
     links: every interface but the loopback and the tunnel; the gate watches them (none: no egress hook).
     routed: the gate can ask whether a packet was routed.
-    neighbours: whose link-layer addresses may be asked for: on-link networks, the gateway, IPv6's link-local ones.
+    on_link: the networks of the pod's own link, and its gateways.
+    neighbours: whose link-layer addresses may be asked for: these, IPv6's link-local ones, and without a gateway
+    whatever may be reached.
     """
 
     tunnel: str
@@ -43,6 +45,7 @@ class Policy(NamedTuple):
     pod_addresses: tuple[str, ...]
     endpoints: tuple[tuple[str, int], ...]
     bypass: tuple[str, ...]
+    on_link: tuple[str, ...]
     neighbours: tuple[str, ...]
     input_ports: tuple[int, ...]
     names: Names | None
