@@ -38,8 +38,9 @@ def _load(text: str, done: Callable[[], bool] | None) -> None:
 
 def listing() -> str:
     """Our tables as nft prints them, without counters; "" when neither is there. Raises KernelError."""
-    # By family: one `list table` that finds nothing makes nft list neither, and two runs take twice as long.
-    ended = _nft(("--stateless", "--numeric-protocol", "-f", "-"), "list ruleset inet\nlist ruleset netdev\n")
+    # All: one `list table` that finds nothing makes nft list neither, of two families nft 1.1.7 lists the second only,
+    # and two runs take twice as long.
+    ended = _nft(("--stateless", "--numeric-protocol", "list", "ruleset"), "")
     if ended.status and "Operation not permitted" in ended.stderr:
         raise KernelError(
             "permission denied: reading the rules needs the capability NET_ADMIN: ask in the watchdog's container "
@@ -47,13 +48,16 @@ def listing() -> str:
         )
     if ended.status:
         raise KernelError(f"nft cannot list the rules: {_first_line(ended.stderr)}")
-    ours, lines = False, []
+    family, lines = "", {"inet": [""], "netdev": [""]}
     for line in ended.stdout.splitlines(keepends=True):
         if line.startswith("table "):
-            ours = line.split()[2] == killswitch.NAME
-        if ours:  # nft 1.1.7 puts each name of several devices in quotes
-            lines.append(line.replace('"', "") if " devices = {" in line else line)
-    text = "".join(lines)
+            _, family, name, *_ = line.split()
+            family = family if name == killswitch.NAME else ""
+        if family in lines:  # nft 1.1.7 puts each name of several devices in quotes
+            lines[family].append(line.replace('"', "") if " devices = {" in line else line)
+        if line == "}\n":  # what nft remarks on somebody else's table stands before that
+            family = ""
+    text = "".join(lines["inet"] + lines["netdev"])
     for number, name in _PROTOCOLS:
         text = text.replace(f"meta l4proto {number} ", f"meta l4proto {name} ")
     return text
