@@ -8,7 +8,7 @@ CONTAINER_TOOLS = $(filter-out $(OWN_DOCKER),$(shell sed 's/\#.*//' tests/contai
 # Debian's would replace another one that is there.
 OWN_DOCKER = $(if $(shell command -v dockerd),docker.io)
 
-.PHONY: demo demo-compose image test test-unit test-nft check bench chaos clean
+.PHONY: demo demo-compose image test test-unit test-nft docs check bench chaos clean
 
 # What leaves a pod without, with init-wg and with wg-quick, judged on its node. Root; under a minute.
 demo:
@@ -43,6 +43,10 @@ test-nft:
 	@tests/prepare.sh $(TOOLS)
 	tests/nft.sh bookworm trixie
 	PATH="$(CURDIR)/.cache/nft/$(NFT)/bin:$$PATH" $(PY) -m pytest tests/netns
+
+# The pages that are made of the code.
+docs: .venv/.prepared
+	$(PY) -m tests.documents
 
 check: .venv/.prepared
 	.venv/bin/ruff format --check .

@@ -7,9 +7,10 @@ import signal
 import sys
 
 from init_wg import __version__, log
+from init_wg.config import settings
 from init_wg.errors import ConfigError
 
-from . import limits, settings
+from . import limits
 from .keeper import Keeper
 from .loop import Loop
 

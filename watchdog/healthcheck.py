@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 
-from . import settings
+from init_wg.config import settings
 
 #: Seconds for everything.
 TIMEOUT = 3.0

@@ -30,12 +30,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from init_wg.config.settings import Settings
     from init_wg.model.wireguard import Reading
 
     from .child import Child, Ended
     from .facts import Fingerprint
     from .loop import Loop, Timer
-    from .settings import Settings
 
 #: Seconds between two looks at the device, and at the fingerprint.
 TICK, LOOK_EVERY = 1.0, 5.0
@@ -55,7 +55,6 @@ class Keeper:
     def __init__(self, loop: Loop, settings: Settings, environment: Mapping[str, str]) -> None:
         self._loop = loop
         self._settings = settings
-        self._dns_mode = environment.get("DNS_MODE", "").strip().lower() or "tunnel"
         now = loop.now()
         self._policy = Policy(now)
         self._health = Health()
@@ -372,7 +371,7 @@ class Keeper:
             settled=self._policy.settled and self._policy.idle,
             running=self._policy.running,
             bad_configuration=self._reloader.refused,
-            dns_mode=self._dns_mode,
+            dns_mode=self._settings.dns_mode,
             forwarder=self._forwarder.running,
             incidents=self._incidents,
             exit_check=self._exit_check,

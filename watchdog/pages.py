@@ -20,8 +20,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from init_wg.config.settings import Settings
+
     from .loop import Loop
-    from .settings import Settings
     from .status import Status
 
 #: Characters of a reason: some hold words of a server far away.

@@ -1,8 +1,12 @@
-"""The environment -> Settings. What is not understood is an error: a typing mistake must not open anything."""
+"""The environment -> Settings, by one table for both programs: TABLE. Pure.
+
+Invalid values are rejected with exit code 2; they never fall back to the default, because a typing mistake must not
+open anything. docs/configuration.md is made of this table (`make docs`).
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from init_wg.errors import ConfigError
 from init_wg.log import LEVELS
@@ -10,54 +14,70 @@ from init_wg.log import LEVELS
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-_T = TypeVar("_T")
 _YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+#: How the variables begin that the kubelet and Docker's links make of a Service called HEALTH, VERIFY, ...
+_SERVICE_LINK = ("tcp://", "udp://", "sctp://")
 
 
 class Settings(NamedTuple):
-    """What design and README call the environment table. Times are in seconds."""
+    """All settings, validated. Times are in seconds. notices: sentences for the log."""
 
     config: str
     interface: str
     implementation: str  # auto, kernel, userspace
     kill_switch: bool
     bypass_routes: bool
-    bypass_cidrs: str  # auto, private, none or a list
+    bypass_cidrs: str  # read further by design.bypass, with the tunnel at hand
     dns_config: bool
     dns_mode: str  # tunnel, split, cluster
     cluster_domain: str | None
     input_ports: tuple[int, ...]
     handshake_timeout: float
+    health_probe: bool
+    health_port: int
+    verify_url: str  # "": off
+    verify_interval: float
+    verify_expect: str  # "": any public address
+    log_level: str
+    log_format: str
+    notices: tuple[str, ...] = ()
+
+
+class Setting(NamedTuple):
+    """One variable. parse raises ValueError; may_be ends the sentence of a refusal; meaning is Markdown for people.
+
+    field: of Settings. reader: "setup", "watchdog" or "both"; both programs validate all of them.
+    """
+
+    name: str
+    field: str
+    default: str
+    parse: Callable[[str], Any]
+    may_be: str
+    reader: str
+    meaning: str
 
 
 def read(environment: Mapping[str, str]) -> Settings:
     """Parse and validate. Raises ConfigError naming the variable and what it may be; "" counts as not set."""
-
-    def value(name: str, default: str, parse: Callable[[str], _T], may_be: str) -> _T:
-        text = environment.get(name, "").strip() or default
+    found: dict[str, Any] = {}
+    notices = []
+    for setting in TABLE:
+        text = environment.get(setting.name, "").strip()
+        if text.startswith(_SERVICE_LINK):
+            notices.append(
+                f"environment: {setting.name} is what Kubernetes says of a Service of that name, and ignored: "
+                "set enableServiceLinks: false in the pod"
+            )
+            text = ""
         try:
-            return parse(text)
+            found[setting.field] = setting.parse(text or setting.default)
         except ValueError:
             shown = text if len(text) <= 40 and text.isprintable() else "what is set"
-            raise ConfigError(f"environment: {name}={shown} is not understood: it may be {may_be}") from None
-
-    # Read by `log` itself, which tells errors before anything is validated.
-    value("LOG_LEVEL", "info", _one_of(*LEVELS), "debug, info, warning or error")
-    value("LOG_FORMAT", "text", _one_of("text", "json"), "text or json")
-    return Settings(
-        config=value("WG_CONFIG", "/etc/wireguard", str, "a path, or a pattern"),
-        interface=value("WG_INTERFACE", "wg0", _interface, "a name of at most 15 letters, digits, _ . or -"),
-        implementation=value("WG_IMPLEMENTATION", "auto", _one_of("auto", "kernel", "userspace"),
-                             "auto, kernel or userspace"),
-        kill_switch=value("ENABLE_KILL_SWITCH", "true", _boolean, "true or false"),
-        bypass_routes=value("ENABLE_BYPASS_ROUTES", "true", _boolean, "true or false"),
-        bypass_cidrs=value("BYPASS_CIDRS", "auto", str, "auto, private, none or a list"),
-        dns_config=value("ENABLE_DNS_CONFIG", "true", _boolean, "true or false"),
-        dns_mode=value("DNS_MODE", "tunnel", _one_of("tunnel", "split", "cluster"), "tunnel, split or cluster"),
-        cluster_domain=value("CLUSTER_DOMAIN", "auto", _domain, "auto or a domain name"),
-        input_ports=value("VPN_INPUT_PORTS", "none", _ports, "none or a list of ports, 1 to 65535"),
-        handshake_timeout=value("HANDSHAKE_TIMEOUT", "15", _seconds, "a number of seconds, 0.1 to 3600"),
-    )  # fmt: skip
+            raise ConfigError(
+                f"environment: {setting.name}={shown} is not understood: it may be {setting.may_be}"
+            ) from None
+    return Settings(**found, notices=tuple(notices))
 
 
 def _boolean(text: str) -> bool:
@@ -102,13 +122,70 @@ def _ports(text: str) -> tuple[int, ...]:
 
 
 def _port(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 0 < int(text) < 65536):
+    if not (text.isascii() and text.isdigit() and len(text) < 6 and 0 < int(text) < 65536):
         raise ValueError
     return int(text)
 
 
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0.1 <= seconds <= 3600:
+def _seconds(least: float, most: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        seconds = float(text)
+        if not least <= seconds <= most:  # also what is not a number: nan compares false
+            raise ValueError
+        return seconds
+
+    return parse
+
+
+def _url(text: str) -> str:
+    if text and not text.startswith(("https://", "http://")):
         raise ValueError
-    return seconds
+    return text
+
+
+TABLE = (
+    Setting("WG_CONFIG", "config", "/etc/wireguard", str, "a path, or a pattern", "both",
+            "A wg-quick file, a folder, or a pattern such as `/etc/wireguard/$(POD_NAME).*.conf`. In a folder every "
+            "`*.conf` is a server, and they are tried in name order. A `wg setconf` file without `Address` has its "
+            "addresses in `<name>.address` beside it."),
+    Setting("WG_INTERFACE", "interface", "wg0", _interface, "a name of at most 15 letters, digits, _ . or -", "both",
+            "The interface's name."),
+    Setting("WG_IMPLEMENTATION", "implementation", "auto", _one_of("auto", "kernel", "userspace"),
+            "auto, kernel or userspace", "setup",
+            "`kernel`, `userspace` (wireguard-go), or the kernel's with userspace as the fallback."),
+    Setting("ENABLE_KILL_SWITCH", "kill_switch", "true", _boolean, "true or false", "setup",
+            "`false` is allowed and loud: routing alone protects then."),
+    Setting("ENABLE_BYPASS_ROUTES", "bypass_routes", "true", _boolean, "true or false", "setup",
+            "Keeps the cluster's or the compose networks reachable over the uplink."),
+    Setting("BYPASS_CIDRS", "bypass_cidrs", "auto", str, "auto, private, none or a list", "setup",
+            "Networks that stay reachable over the uplink: a list of networks and the words `auto` and `private`, "
+            "or `none`. `auto` means the pod's own private networks, the service network deduced from "
+            "`KUBERNETES_SERVICE_HOST` and, in Kubernetes, the pod's /16 (IPv6: /48). `private` means RFC 1918 and fc00::/7. A listed network is "
+            "rejected if it contains the tunnel's addresses, its DNS servers, or half of the internet."),
+    Setting("ENABLE_DNS_CONFIG", "dns_config", "true", _boolean, "true or false", "setup",
+            "`false` redirects no query."),
+    Setting("DNS_MODE", "dns_mode", "tunnel", _one_of("tunnel", "split", "cluster"), "tunnel, split or cluster", "both",
+            "`tunnel`, `split` or `cluster`, **which leaks names**. See [dns.md](dns.md)."),
+    Setting("CLUSTER_DOMAIN", "cluster_domain", "auto", _domain, "auto or a domain name", "setup",
+            "The domain that the cluster's resolver answers in `split`; `auto` takes it from the search list."),
+    Setting("VPN_INPUT_PORTS", "input_ports", "none", _ports, "none or a list of ports, 1 to 65535", "setup",
+            "Ports (TCP and UDP) that may be reached through the tunnel, for a provider's port forwarding."),
+    Setting("HANDSHAKE_TIMEOUT", "handshake_timeout", "15", _seconds(0.1, 3600), "a number of seconds, 0.1 to 3600",
+            "both",
+            "Seconds that `up` waits for a first handshake, per server."),
+    Setting("ENABLE_HEALTH_PROBE", "health_probe", "true", _boolean, "true or false", "watchdog",
+            "`false` opens no port. Repairs go on."),
+    Setting("HEALTH_PORT", "health_port", "9999", _port, "a number from 1 to 65535", "watchdog",
+            "The port of the health endpoint."),
+    Setting("VERIFY_URL", "verify_url", "", _url, "an http:// or https:// address", "watchdog",
+            "The exit check: a URL that answers the caller's address, such as `https://am.i.mullvad.net/json`. "
+            "Empty is off."),
+    Setting("VERIFY_INTERVAL", "verify_interval", "300", _seconds(1, 86400), "a number from 1 to 86400", "watchdog",
+            "Seconds between two exit checks."),
+    Setting("VERIFY_EXPECT", "verify_expect", "", str, "addresses", "watchdog",
+            "Addresses that the exit check may see. Empty allows every public address."),
+    Setting("LOG_LEVEL", "log_level", "info", _one_of(*LEVELS), "debug, info, warning or error", "both",
+            "`debug` shows every step."),
+    Setting("LOG_FORMAT", "log_format", "text", _one_of("text", "json"), "text or json", "both",
+            "`json` writes one object per line."),
+)  # fmt: skip

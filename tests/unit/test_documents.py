@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from init_wg.config.settings import TABLE
+from tests import documents
+
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(
     path.relative_to(ROOT).as_posix()
@@ -83,3 +86,22 @@ def test_every_named_test_exists() -> None:
 def test_each_row_of_the_guarantees_is_shown_by_a_test() -> None:
     rows = [line for line in (ROOT / "docs/guarantees.md").read_text().splitlines() if line.startswith("| ")]
     assert not [row for row in rows if "shown by" not in row and "`test_" not in row]
+
+
+def test_the_configuration_page_is_the_table() -> None:
+    """`make docs` writes it."""
+    assert documents.CONFIGURATION.read_text() == documents.configuration()
+
+
+def test_the_stack_offers_settings_with_their_defaults() -> None:
+    """compose/compose.yaml hands them on, compose/.env.example explains them; one table has their defaults."""
+    defaults = {setting.name: setting.default for setting in TABLE}
+    handed = dict(
+        re.findall(r"^    ([A-Z_]+): \$\{\1:-(.*)\}$", (ROOT / "compose/compose.yaml").read_text(), re.MULTILINE)
+    )
+    assert len(handed) > 10
+    assert handed == {name: defaults[name] for name in handed}
+    lines = re.findall(r"^#([A-Z_]+)=(.*)$", (ROOT / "compose/.env.example").read_text(), re.MULTILINE)
+    explained = dict(lines)
+    assert handed.keys() <= explained.keys()
+    assert {name: value for name, value in explained.items() if name in handed} == handed

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from init_wg.config.settings import Settings, read
+from init_wg.config.settings import TABLE, Settings, read
 from init_wg.errors import ConfigError
 
 DEFAULTS = Settings(
@@ -21,6 +21,13 @@ DEFAULTS = Settings(
     cluster_domain=None,
     input_ports=(),
     handshake_timeout=15.0,
+    health_probe=True,
+    health_port=9999,
+    verify_url="",
+    verify_interval=300.0,
+    verify_expect="",
+    log_level="info",
+    log_format="text",
 )
 
 
@@ -30,8 +37,7 @@ def test_the_defaults() -> None:
 
 def test_every_default_is_the_same_as_an_empty_value() -> None:
     """compose passes `${NAME:-}` on as nothing."""
-    names = ["WG_CONFIG", "WG_INTERFACE", "WG_IMPLEMENTATION", "ENABLE_KILL_SWITCH", "ENABLE_BYPASS_ROUTES",
-             "BYPASS_CIDRS", "ENABLE_DNS_CONFIG", "DNS_MODE", "VPN_INPUT_PORTS", "HANDSHAKE_TIMEOUT"]  # fmt: skip
+    names = [setting.name for setting in TABLE]
     assert read(dict.fromkeys(names, "")) == read(dict.fromkeys(names, " \t")) == DEFAULTS
 
 
@@ -53,8 +59,10 @@ def test_every_default_is_the_same_as_an_empty_value() -> None:
         ("CLUSTER_DOMAIN", "AUTO", "cluster_domain", None),
         ("CLUSTER_DOMAIN", ".K8s.Example.", "cluster_domain", "k8s.example"),
         ("CLUSTER_DOMAIN", "stack_default", "cluster_domain", "stack_default"),
-        ("LOG_LEVEL", "DEBUG", "config", "/etc/wireguard"),  # understood, and read by log itself
-        ("LOG_FORMAT", "json", "config", "/etc/wireguard"),
+        ("LOG_LEVEL", "DEBUG", "log_level", "debug"),
+        ("LOG_FORMAT", "json", "log_format", "json"),
+        ("HEALTH_PORT", "8080", "health_port", 8080),
+        ("VERIFY_URL", "https://am.i.mullvad.net/json", "verify_url", "https://am.i.mullvad.net/json"),
         ("VPN_INPUT_PORTS", "none", "input_ports", ()),
         ("VPN_INPUT_PORTS", "6881", "input_ports", (6881,)),
         ("VPN_INPUT_PORTS", "51413, 6881 6881,1", "input_ports", (1, 6881, 51413)),
@@ -79,6 +87,8 @@ def test_what_is_understood(name: str, value: str, field: str, expected: Any) ->
         ("DNS_MODE", "host"),
         *(("CLUSTER_DOMAIN", bad) for bad in ("a b", "a..b", "a/b", "a,b", "ä.b", "x" * 64, "#")),
         ("LOG_LEVEL", "verbose"),
+        ("HEALTH_PORT", "0"), ("HEALTH_PORT", "70000"), ("HEALTH_PORT", "http"), ("ENABLE_HEALTH_PROBE", "perhaps"),
+        ("VERIFY_INTERVAL", "-1"), ("VERIFY_INTERVAL", "nan"), ("VERIFY_URL", "am.i.mullvad.net"),
         ("LOG_FORMAT", "xml"),
         *(("VPN_INPUT_PORTS", bad) for bad in ("0", "65536", "70000", "-1", "80/tcp", "80-90", "http", "1e3", "٣", "+5",
                                                "1_000", "8" * 5000)),
@@ -100,3 +110,20 @@ def test_a_secret_in_the_wrong_variable_is_not_shown() -> None:
     with pytest.raises(ConfigError, match="what is set is not understood") as caught:
         read({"WG_INTERFACE": "mJVW3x7EylG8hC8bHmUEcHxYGsnfNlcDVJPzXcwZrGo="})
     assert "mJVW" not in str(caught.value)
+
+
+def test_what_a_service_of_that_name_has_put_there_is_no_setting() -> None:
+    """The kubelet and Docker's links put NAME_PORT=tcp://... into every container, for each Service."""
+    found = read({"HEALTH_PORT": "tcp://10.43.7.7:80", "VERIFY_INTERVAL": "udp://10.43.7.8:53"})
+    assert found._replace(notices=()) == DEFAULTS
+    assert [notice.split(" is ")[0] for notice in found.notices] == [
+        "environment: HEALTH_PORT", "environment: VERIFY_INTERVAL",
+    ]  # fmt: skip
+
+
+def test_the_lockdown_reads_its_two_settings_as_the_table_does() -> None:
+    """It cannot wait for this module: what must come first must not wait for imports."""
+    table = {setting.name: setting for setting in TABLE}
+    assert (table["ENABLE_KILL_SWITCH"].default, table["WG_INTERFACE"].default) == ("true", "wg0")
+    for word in ("false", "no", "off", "0"):
+        assert read({"ENABLE_KILL_SWITCH": word}).kill_switch is False

@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 import pytest
 
+from init_wg.config.settings import read
 from init_wg.kernel import sealed
 from tests.unit.build_watchdog import Port, StillLoop
 from tests.unit.test_watchdog_status import STATUS
 from watchdog import facts
 from watchdog.pages import LISTEN_AGAIN, Endpoint
-from watchdog.settings import read
 
 
 @pytest.fixture

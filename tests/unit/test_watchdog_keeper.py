@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from init_wg.config.settings import read
 from init_wg.errors import KernelError
 from init_wg.kernel import sealed
 from init_wg.model.secret import Secret
@@ -18,7 +19,6 @@ from tests.unit.build_watchdog import Port, Process, StillLoop, System
 from watchdog import events, facts, keeper
 from watchdog.facts import Fingerprint
 from watchdog.keeper import Keeper
-from watchdog.settings import read
 
 RIGHT = Fingerprint(1, 2, 3, 4, 5, 6)
 WELL = (200, "VPN is active")
