@@ -160,8 +160,9 @@ TABLE = (
     Setting("BYPASS_CIDRS", "bypass_cidrs", "auto", str, "auto, private, none or a list", "setup",
             "Networks that stay reachable over the uplink: a list of networks and the words `auto` and `private`, "
             "or `none`. `auto` means the pod's own private networks, the service network deduced from "
-            "`KUBERNETES_SERVICE_HOST` and, in Kubernetes, the pod's /16 (IPv6: /48). `private` means RFC 1918 and fc00::/7. A listed network is "
-            "rejected if it contains the tunnel's addresses, its DNS servers, or half of the internet."),
+            "`KUBERNETES_SERVICE_HOST` and, in Kubernetes, the pod's /16 (IPv6: /48). `private` means RFC 1918 and "
+            "fc00::/7. A listed network is rejected if it contains the tunnel's addresses, its DNS servers, or half of "
+            "the internet."),
     Setting("ENABLE_DNS_CONFIG", "dns_config", "true", _boolean, "true or false", "setup",
             "`false` redirects no query."),
     Setting("DNS_MODE", "dns_mode", "tunnel", _one_of("tunnel", "split", "cluster"), "tunnel, split or cluster", "both",
