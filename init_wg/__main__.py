@@ -6,6 +6,8 @@ import gc
 import os
 import sys
 
+from init_wg import interrupts
+
 TYPE_CHECKING = False  # typing's own costs 5 ms, a quarter of the lockdown
 if TYPE_CHECKING:
     from typing import NoReturn
@@ -16,7 +18,18 @@ _WORDS = ("up", "lockdown", "hold", "check", "status", "down")
 def main() -> None:
     """Entry point of `init-wg` and `python -m init_wg`; exits with the codes of init_wg.errors."""
     gc.disable()  # a short life leaves nothing to collect, and looking for it costs a tenth of the imports
-    arguments = sys.argv[1:]
+    interrupts.install()
+    try:
+        status = _run(sys.argv[1:])
+    except interrupts.Interrupted as signal:
+        from init_wg import log
+
+        log.info(f"{signal}; what is sealed stays sealed")
+        status = signal.exit_code
+    _exit(status)
+
+
+def _run(arguments: list[str]) -> int:
     word = arguments[0] if arguments and arguments[0] in _WORDS else "up" if not arguments else ""
     # Whatever follows them: `up --server x` too has to be sealed first, and refused in the node's own network. But
     # who asks what a command does has not asked for it.
@@ -26,7 +39,7 @@ def main() -> None:
         from init_wg import cli
 
         status = cli.run(arguments)
-    _exit(status)
+    return status
 
 
 def _sealed(arguments: list[str]) -> int | None:

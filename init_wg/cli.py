@@ -55,7 +55,8 @@ Only ever on request: nothing else takes the kill-switch away.""",
 }
 _ENDING = """\
 exit status: 0 done; 2 wrong configuration or usage; 3 the kernel or a permission said no;
-             4 no handshake in time; 5 applied but read back different
+             4 no handshake in time; 5 applied but read back different;
+             128 and its number: a signal (143 SIGTERM, 130 SIGINT); what is sealed stays sealed
 settings come from the environment; the README lists them
 """
 USAGE = (
@@ -89,9 +90,6 @@ def run(arguments: list[str]) -> int:
 
         log.error(describe(error))
         return KernelError.exit_code
-    except KeyboardInterrupt:
-        log.error("interrupted; what the kill-switch holds stays held")
-        return 130
 
 
 def _run(arguments: list[str]) -> int:

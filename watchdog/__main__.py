@@ -7,12 +7,7 @@ import signal
 import sys
 
 from init_wg import __version__, log
-from init_wg.config import settings
 from init_wg.errors import ConfigError
-
-from . import limits
-from .keeper import Keeper
-from .loop import Loop
 
 _PR_SET_CHILD_SUBREAPER = 36
 _END = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
@@ -33,8 +28,17 @@ settings come from the environment; the README lists them
 
 def main() -> int:
     """Entry point of `init-wg-watchdog` and `python -m watchdog`. 0: ended by a signal; 2: wrong settings."""
+    # Before anything heavy is imported: as process 1 it would miss a signal that comes meanwhile.
+    for number in _END:
+        signal.signal(number, lambda *_: os._exit(0))
     if arguments := sys.argv[1:]:
         return _told(arguments)
+    from init_wg.config import settings
+
+    from . import limits
+    from .keeper import Keeper
+    from .loop import Loop
+
     try:
         found = settings.read(os.environ)
     except ConfigError as error:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _PAUSE = 0.0002  # seconds
+_SIGKILL = 9  # signal's own name costs its import
 _SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -49,10 +50,15 @@ def run(argv: tuple[str, ...], stdin: str = "", done: Callable[[], bool] | None 
         os.lseek(files[0], 0, os.SEEK_SET)
         actions = [(os.POSIX_SPAWN_DUP2, file, number) for number, file in enumerate(files)]
         child = os.posix_spawn(path, argv, os.environ, file_actions=actions)
-        ended, status = os.waitpid(child, os.WNOHANG if done else 0)
-        while not ended and done and not done():
-            time.sleep(_PAUSE)
-            ended, status = os.waitpid(child, os.WNOHANG)
+        try:
+            ended, status = os.waitpid(child, os.WNOHANG if done else 0)
+            while not ended and done and not done():
+                time.sleep(_PAUSE)
+                ended, status = os.waitpid(child, os.WNOHANG)
+        except BaseException:  # a signal ends us: nothing is done any more after the way out
+            os.kill(child, _SIGKILL)
+            os.waitpid(child, 0)
+            raise
         printed = [os.pread(file, os.fstat(file).st_size, 0).decode(errors="replace") for file in files[1:]]
     finally:
         for file in files:

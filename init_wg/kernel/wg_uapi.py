@@ -43,6 +43,17 @@ def start(name: str) -> None:
         program = process.start(("wireguard-go", "-f", name), {"PATH": os.environ.get("PATH", "")})
     except FileNotFoundError:
         raise KernelError("the kernel has no WireGuard, and wireguard-go is not installed") from None
+    try:
+        _await(name, program)
+    except BaseException:  # also when a signal ends us: nobody will look after it
+        with suppress(OSError):
+            os.kill(program.pid, signal.SIGKILL)
+        raise
+    program.detach()
+
+
+def _await(name: str, program: process.Background) -> None:
+    """Until it answers. Raises KernelError when it ends before that, or takes too long."""
     deadline = time.monotonic() + _START_TIMEOUT
     while _ask(name, "get=1\n\n") is None:
         printed = program.ended()
@@ -52,7 +63,6 @@ def start(name: str) -> None:
         if time.monotonic() > deadline:
             raise KernelError(f"wireguard-go does not open {SOCKETS}/{name}.sock in {_START_TIMEOUT} s")
         time.sleep(0.001)
-    program.detach()
 
 
 def _end_old(name: str) -> None:

@@ -98,8 +98,8 @@ def _ask(goal: Goal, seen: Observation, host: str) -> list[str]:
         if not goal.settings.kill_switch:
             return resolve.resolve(query, host, servers, goal.tunnel.path)
         hole = Hole(hosts(servers), port)
-        nft.load(killswitch.replacement(_holding(goal, seen, hole)))
         try:
+            nft.load(killswitch.replacement(_holding(goal, seen, hole)))
             return resolve.resolve(query, host, servers, goal.tunnel.path)
         finally:
             nft.load(killswitch.replacement(_holding(goal, seen, None)))
