@@ -58,7 +58,7 @@ bench:
 	@tests/prepare.sh $(TOOLS) $(BENCH_TOOLS)
 	@$(PY) -m tests.bench $(BENCH)
 
-# Root. Random faults, two at a time, and the watchdog. CHAOS="--faults 1000 --seed 1", or --seconds.
+# Root. Random faults, two at a time, and the watchdog. CHAOS="--faults 1000 --seed 1", --seconds, --setting.
 chaos:
 	@tests/prepare.sh $(TOOLS)
 	@$(PY) -m tests.netns.chaos $(CHAOS)

@@ -1,4 +1,5 @@
-"""python -m tests.netns.chaos [--seconds N | --faults N] [--seed S]: random faults, two at a time, and the watchdog.
+"""python -m tests.netns.chaos [--seconds N | --faults N] [--seed S] [--setting NAME]: random faults, two at a time,
+and the watchdog. Without --setting, the pods of SETTINGS take turns.
 
 While all probes try to get out, two faults of the catalogue are made at random moments, sometimes with the watchdog or
 its child killed on top. What only the world outside can put right is put right; the rest is the watchdog's. After each
@@ -15,6 +16,7 @@ import argparse
 import contextlib
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -27,7 +29,7 @@ from typing import NamedTuple, Self
 from tests.lab import reaper
 from tests.lab.faults import FAULTS, FORGED, RA_PREFIX, Fault, state_of
 from tests.lab.judge import Judge, Leak
-from tests.lab.lab import Lab, LabError, Member, missing, wait_until
+from tests.lab.lab import AF_BITS, TUNNEL_DNS, WIREGUARD_PORT, Lab, LabError, Member, missing, wait_until
 from tests.lab.probes import Probes
 
 PORT = 9999
@@ -163,6 +165,45 @@ def setups(lab: Lab) -> list[int]:
     return found
 
 
+class Setting(NamedTuple):
+    """A pod that people have. make: its lab; configure: writes what WG_CONFIG names. Every file has a keepalive."""
+
+    make: Callable[[], Lab] = Lab
+    configure: Callable[[Lab], Path] = lambda lab: lab.config_path
+
+
+def split_tunnel(lab: Lab) -> Path:
+    """Only a few hosts are inside the tunnel; the rest of the world is refused."""
+    inside = [f"{address}/{AF_BITS[family]}" for family in lab.families
+              for address in (lab.web.addresses[family], TUNNEL_DNS[family])]  # fmt: skip
+    path = lab.folder / "split" / "wg0.conf"
+    text = lab.config(path).read_text()
+    path.write_text(re.sub(r"AllowedIPs = .*", f"AllowedIPs = {', '.join(inside)}", text))
+    return path
+
+
+def twins(lab: Lab) -> Path:
+    """Two files with one key: the same server on two ports."""
+    rule = (
+        f"table inet twin {{ chain in {{ type nat hook prerouting priority dstnat; udp dport {TWIN_PORT} redirect to :"
+    )
+    lab.provider.run(["nft", "-f", "-"], stdin=f"{rule}{lab.provider.endpoint.port}; }}; }}\n")
+    folder = lab.folder / "twins"
+    lab.config(folder / "1-usual.conf")
+    lab.config(folder / "2-twin.conf", endpoint=f"{lab.provider.endpoint.address}:{TWIN_PORT}")
+    return folder
+
+
+#: By name: as the lab is; WireGuard's own packets in fragments; a split tunnel; two servers of one key.
+SETTINGS = {
+    "usual": Setting(),
+    "fragments": Setting(lambda: Lab(mtu=1420), lambda lab: lab.config(mtu=1420)),
+    "split": Setting(configure=split_tunnel),
+    "twins": Setting(configure=twins),
+}
+TWIN_PORT = 51822
+
+
 class Outcome(NamedTuple):
     """What a run of chaos came to. recovered: seconds of each pair, from the end of the faults."""
 
@@ -182,12 +223,16 @@ class Chaos:
         self.outcome = Outcome(Counter(), [], 0, 0, [])
         self.names = "nothing"
         watchdog.settle()
-        self.well = state_of(lab)
+        self.well = self.state()
         self.catalogue = [
             *(fault for fault in FAULTS if fault.possible(lab)),
             Fault("watchdog-killed", self.kill_watchdog),
             Fault("setup-killed", self.kill_setup),
         ]
+
+    def state(self) -> str:
+        """As text to compare; either port of a twin is right."""
+        return state_of(self.lab).replace(str(TWIN_PORT), str(WIREGUARD_PORT))
 
     def kill_watchdog(self, _: Lab) -> None:
         """As when its container is killed: what runs in it goes too, and it is started again."""
@@ -243,7 +288,7 @@ class Chaos:
         started = time.monotonic()
         # `up-again` may have ended with an error in the middle of another fault; the watchdog has to repair that, too.
         bound = BOUND_PEER if any(fault.name in PEER for fault in pair) else BOUND
-        well = self.becomes(lambda: self.lab.flows(0.5) and state_of(self.lab) == self.well, bound)
+        well = self.becomes(lambda: self.lab.flows(0.5) and self.state() == self.well, bound)
         seconds = time.monotonic() - started
         verdict = self.judge.verdict()
         leaks = [leak for leak in verdict.leaks if leak.kind not in spares]
@@ -253,7 +298,7 @@ class Chaos:
             self.problem(f"{names}: leaked {len(leaks)}: {leaks[0]} ({when})")
             self.outcome = self.outcome._replace(leaked=self.outcome.leaked + len(leaks))
         if not well:
-            self.problem(f"{names}: not as before after {bound:g} s:\n{difference(self.well, state_of(self.lab))}")
+            self.problem(f"{names}: not as before after {bound:g} s:\n{difference(self.well, self.state())}")
             return False
         self.outcome.recovered.append(seconds)
         # Else the next fault would often come so soon that it looks like a fight, which is repaired more slowly.
@@ -335,9 +380,11 @@ def difference(before: str, after: str) -> str:
 
 
 @contextlib.contextmanager
-def prepared(seed: int) -> Iterator[Chaos]:
+def prepared(seed: int, setting: str = "usual") -> Iterator[Chaos]:
     """A lab of its own, sealed and set up, with everything running."""
-    with Lab() as lab, Judge(lab) as judge, Probes(lab) as probes:
+    made = SETTINGS[setting]
+    with made.make() as lab, Judge(lab) as judge, Probes(lab) as probes:
+        lab.config_path = made.configure(lab)
         lab.init_wg("lockdown")
         with Watchdog(lab) as watchdog:
             yield Chaos(lab, judge, probes, watchdog, seed)
@@ -367,20 +414,26 @@ def main() -> int:
     length.add_argument("--seconds", type=float, help="how long")
     length.add_argument("--faults", type=int, help="how many (default: 400)")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32), help="of an earlier run, to repeat it")
+    parser.add_argument("--setting", choices=SETTINGS, action="append", help="a kind of pod (default: each in turn)")
     given = parser.parse_args()
     if lacking := missing():
         print(f"chaos needs: {lacking}", file=sys.stderr)
         return 3
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    print(f"seed {given.seed}", flush=True)
+    settings = given.setting or list(SETTINGS)
     faults = given.faults or (None if given.seconds else 400)
-    try:
-        with prepared(given.seed) as chaos:
-            outcome = chaos.run(faults, given.seconds)
-    except KeyboardInterrupt:
-        return 130
-    print(report(outcome, given.seed))
-    return 1 if outcome.leaked or outcome.problems or not outcome.recovered else 0
+    failed = False
+    for setting in settings:
+        print(f"{setting}: seed {given.seed}", flush=True)
+        try:
+            with prepared(given.seed, setting) as chaos:
+                seconds = given.seconds / len(settings) if given.seconds else None
+                outcome = chaos.run(-(-faults // len(settings)) if faults else None, seconds)
+        except KeyboardInterrupt:
+            return 130
+        print(report(outcome, given.seed), flush=True)
+        failed |= bool(outcome.leaked or outcome.problems or not outcome.recovered)
+    return int(failed)
 
 
 if __name__ == "__main__":
