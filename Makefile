@@ -8,7 +8,7 @@ CONTAINER_TOOLS = $(filter-out $(OWN_DOCKER),$(shell sed 's/\#.*//' tests/contai
 # Debian's would replace another one that is there.
 OWN_DOCKER = $(if $(shell command -v dockerd),docker.io)
 
-.PHONY: demo demo-compose image test test-unit test-nft docs check bench chaos clean
+.PHONY: demo demo-compose image test test-unit test-nft test-bare docs check bench chaos clean
 
 # What leaves a pod without, with init-wg and with wg-quick, judged on its node. Root; under a minute.
 demo:
@@ -47,6 +47,12 @@ test-nft:
 # The pages that are made of the code.
 docs: .venv/.prepared
 	$(PY) -m tests.documents
+
+# Root. The commands of the README on bare Debian 12 and 13 and Ubuntu 24.04. BARE=full: make test, too.
+# SUITES="trixie sid" selects.
+test-bare:
+	@tests/prepare.sh mmdebstrap
+	@$(PY) -m tests.bare $(SUITES)
 
 check: .venv/.prepared
 	.venv/bin/ruff format --check .
