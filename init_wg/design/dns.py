@@ -25,25 +25,41 @@ if TYPE_CHECKING:
 ALIASES = {4: "192.0.2.53", 6: "2001:db8::53"}
 RESOLV_CONF = "/etc/resolv.conf"
 CLUSTER_DOMAIN = "cluster.local"
+MOST_DOTS = 15  # as glibc and musl have it
 
 
 class ResolvConf(NamedTuple):
-    """The pod's own: nameservers and search domains, in order."""
+    """The pod's own: nameservers and search domains, in order. A name with `ndots` dots is asked as it is first."""
 
     nameservers: tuple[str, ...]
     search: tuple[str, ...]
+    ndots: int = 1
 
 
 def parse(text: str) -> ResolvConf:
     """resolv.conf(5): of several search lines the last one counts; what is no address is left out."""
     nameservers: dict[str, None] = {}
     search: tuple[str, ...] = ()
+    ndots = 1
     for words in map(str.split, text.splitlines()):
         if len(words) > 1 and words[0] == "nameserver" and is_address(words[1]):
             nameservers[str(ip_address(words[1]))] = None
         elif words and words[0] in ("search", "domain"):
             search = tuple(word.rstrip(".").lower() for word in words[1:])
-    return ResolvConf(tuple(nameservers), search)
+        elif words and words[0] == "options":
+            found = (word.removeprefix("ndots:") for word in words if word.startswith("ndots:"))
+            ndots = next((min(int(value), MOST_DOTS) for value in found if value.isdecimal()), ndots)
+    return ResolvConf(tuple(nameservers), search, ndots)
+
+
+def spelled_out(host: str, pod: ResolvConf) -> tuple[str, ...]:
+    """The names that the system's resolver tries for this one, in its order: resolv.conf(5), `search` and `ndots`."""
+    whole = host.rstrip(".")
+    if host.endswith("."):
+        return (whole,)
+    guesses = [f"{whole}.{domain}" for domain in pod.search if domain]
+    tried = [whole, *guesses] if whole.count(".") >= pod.ndots else [*guesses, whole]
+    return tuple(dict.fromkeys(tried))
 
 
 def read() -> ResolvConf:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 LOCK_TIMEOUT = 120.0  # seconds: longer than any run with a handful of silent servers
 LOOK_AGAIN = 0.2  # seconds between looks for drift while waiting for a handshake
 LIVE_ANSWER = 2.0  # seconds that a session has to prove that it lives, before it is begun anew
+LEAST_FOR_ADDRESS = 2.0  # seconds for each address of a name, however many there are
 #: Seconds until a handshake without an answer is begun anew, over and over; WireGuard itself waits 5 s
 #: (REKEY_TIMEOUT). The first is short, for an initiation that was lost; then slow links have their time; then a server
 #: that comes back is found within a second.
@@ -167,7 +168,7 @@ def _connect(
     for notice in tunnel.notices:
         log.warning(notice)
     sets = endpoints.candidates(settings, environment, tunnel, seen, ask_again=demanded)
-    timeout = settings.handshake_timeout / len(sets)
+    timeout = max(settings.handshake_timeout / len(sets), min(settings.handshake_timeout, LEAST_FOR_ADDRESS))
     for number, ends in enumerate(sets):
         goal = Goal(settings, environment, tunnel, ends)
         started = time.time()

@@ -92,15 +92,19 @@ def _reachable(settings: Settings, tunnel: Tunnel, seen: Observation, sets: list
 
 
 def _ask(goal: Goal, seen: Observation, host: str) -> list[str]:
-    """The name's addresses, asked through a hole in the kill-switch that is closed again whatever happens."""
-    servers = resolve.resolvers()
+    """The name's addresses: of /etc/hosts, else asked through a hole in the kill-switch that is closed again whatever
+    happens."""
+    if listed := resolve.from_hosts(host):
+        return listed
+    resolv_conf = dns.read()
+    servers = resolve.resolvers(resolv_conf)
     with resolve.query_socket() as (query, port):
         if not goal.settings.kill_switch:
-            return resolve.resolve(query, host, servers, goal.tunnel.path)
+            return resolve.resolve(query, host, resolv_conf, goal.tunnel.path)
         hole = Hole(hosts(servers), port)
         try:
             nft.load(killswitch.replacement(_holding(goal, seen, hole)))
-            return resolve.resolve(query, host, servers, goal.tunnel.path)
+            return resolve.resolve(query, host, resolv_conf, goal.tunnel.path)
         finally:
             nft.load(killswitch.replacement(_holding(goal, seen, None)))
 

@@ -361,7 +361,7 @@ def for_lab(
             )
             for address in addresses.values()
         },
-        lookups=lookups,
+        lookups=[spelled for name in lookups for spelled in (name, *(f"{name}.{domain}" for domain in of.SEARCH))],
         allow_mld=allow_mld,
     )
 

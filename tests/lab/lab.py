@@ -65,6 +65,7 @@ APP, APP_ANY = 8080, 8081  # the pod's own server; APP_ANY is UDP bound to no ad
 PUBLIC_DNS: dict[Family, str] = {4: "203.0.113.53", 6: "2001:db8:113::53"}
 NODE_DNS: dict[Family, str] = {4: "192.168.7.1", 6: "fd07::1"}
 CLUSTER_DNS: dict[Family, str] = {4: "10.43.0.10", 6: "fd43::10"}
+SEARCH = ("default.svc.cluster.local", "svc.cluster.local", "cluster.local")  # with ndots:5, as the kubelet has it
 TUNNEL_DNS: dict[Family, str] = {4: "10.64.0.1", 6: "fc00:bbbb:bbbb:bb01::1"}
 INSIDE: dict[Family, str] = {
     4: "10.64.12.34",
@@ -443,11 +444,7 @@ class Lab:
     def _namespaces(self) -> None:
         ip_batch(*(f"netns add {member.netns}" for member in self.members))
         resolv_conf = self.folder / "resolv.conf"
-        resolv_conf.write_text(
-            f"nameserver {CLUSTER_DNS[4]}\n"
-            "search default.svc.cluster.local svc.cluster.local cluster.local\n"
-            "options ndots:5\n"
-        )
+        resolv_conf.write_text(f"nameserver {CLUSTER_DNS[4]}\nsearch {' '.join(SEARCH)}\noptions ndots:5\n")
         for member in self.members:
             member.hold(str(resolv_conf) if member is self.pod else "")
         for member in self.members:

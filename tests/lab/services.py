@@ -6,7 +6,8 @@ http    answers any request with the client's address as seen here; /json as am.
 echo    UDP: sends the client's address back
 stream  TCP: keeps the connection, swallows what comes, and sends a line every PUSH seconds of its own accord
 push    UDP: the same for datagrams; whoever wrote once is written to until this ends
-dns     answers A and AAAA from the file $LAB_ZONE (name -> addresses, "*" for others), logs to $LAB_QUERIES
+dns     answers A and AAAA from the file $LAB_ZONE (name -> addresses, "*" for others outside of cluster.local), logs to
+        $LAB_QUERIES
 loose   sends TCP segments of a connection that neither end knows to the address and port given (raw sockets)
 
 Prints "ready" when all sockets are open, so nobody needs to guess.
@@ -180,12 +181,19 @@ def dns(address: str, port: int) -> None:
         log.write(f"{address} {client} {name} {kind}\n")
         answers = b""
         count = 0
-        for text in zone.get(name, zone.get("*", [])):
+        # The cluster's domain is no wildcard, or every search list would end in it.
+        known = name in zone or not name.endswith(".cluster.local")
+        for text in zone.get(name, zone.get("*", []) if known else []):
             data = ip_address(text).packed
             if kind == {4: 1, 16: 28}[len(data)]:
                 answers += struct.pack("!HHHIH", 0xC00C, kind, 1, 1, len(data)) + data
                 count += 1
-        return query[:2] + struct.pack("!HHHHH", 0x8180, 1, count, 0, 0) + query[12 : position + 5] + answers
+        return (
+            query[:2]
+            + struct.pack("!HHHHH", 0x8180 if known else 0x8183, 1, count, 0, 0)
+            + query[12 : position + 5]
+            + answers
+        )
 
     server = bound(socket.SOCK_DGRAM, address, port)
     listener = bound(socket.SOCK_STREAM, address, port)

@@ -22,7 +22,7 @@ import dns.rrset
 import pytest
 
 from tests.lab.judge import Judge, for_lab
-from tests.lab.lab import AF, AF_BITS, MARK, Family, Lab, Member, wait_until
+from tests.lab.lab import AF, AF_BITS, MARK, SEARCH, Family, Lab, Member, wait_until
 
 NAME = "vpn.example"
 ENDPOINT = f"{NAME}:51820"
@@ -313,6 +313,59 @@ def test_the_second_resolver_is_asked_when_the_first_fails(sealed: tuple[Lab, Ju
         assert second.asked
         assert lab.flows()
         nothing_leaked(judge, queries=len(first.asked) + len(second.asked))
+
+
+# --- as the system's resolver does it --------------------------------------------------------------------------------
+
+
+def without_edns(refusal: Answer, *addresses: str) -> Answer:
+    """An old router's resolver."""
+    plain = answers(*addresses)
+    return lambda question: refusal(question) if question.edns >= 0 else plain(question)
+
+
+@pytest.mark.parametrize("refusal", [fails(dns.rcode.FORMERR), fails(dns.rcode.NOTIMP), silence])
+def test_a_resolver_without_edns(sealed: tuple[Lab, Judge], refusal: Answer) -> None:
+    lab, judge = sealed
+    with resolver_in(lab, "public", without_edns(refusal, lab.provider.addresses[4])) as resolver:
+        lab.init_wg("up")
+        assert lab.flows()
+        nothing_leaked(judge, queries=len(resolver.asked))
+
+
+def test_the_search_list(sealed: tuple[Lab, Judge]) -> None:
+    """A Service by its short name, with a kubelet's resolv.conf."""
+    lab, judge = sealed
+    known, unknown = answers(lab.provider.addresses[4]), fails(dns.rcode.NXDOMAIN)
+
+    def cluster(question: dns.message.Message) -> dns.message.Message | None:
+        return (known if str(question.question[0].name) == f"{NAME}.svc.cluster.local." else unknown)(question)
+
+    with resolver_in(lab, "public", cluster) as resolver:
+        more = f"search {' '.join(SEARCH)}\noptions ndots:5 timeout:1\n"
+        (lab.folder / "resolv.conf").write_text(f"nameserver {resolver.address}\n{more}")
+        lab.init_wg("up")
+        assert lab.flows()
+        assert {name for name, _, _ in resolver.asked} == {f"{NAME}.{domain}" for domain in SEARCH[:2]}
+        lab.init_wg("check")
+        nothing_leaked(judge, queries=len(resolver.asked))
+
+
+def test_the_hosts_file_comes_first(sealed: tuple[Lab, Judge]) -> None:
+    """No resolver has to be there, and no hole is opened. All of its addresses are tried."""
+    lab, judge = sealed
+    hosts = lab.folder / "hosts"
+    hosts.write_text(f"127.0.0.1 localhost\n203.0.113.99 {NAME}\n{lab.provider.addresses[4]} {NAME.upper()}\n")
+    nameservers(lab)
+    lab.pod.run(["mount", "--bind", hosts, "/etc/hosts"])
+    try:
+        lab.init_wg("up", env={"HANDSHAKE_TIMEOUT": "4"})
+        assert lab.flows()
+        assert endpoint(lab) == "203.0.113.51:51820"
+        lab.init_wg("check")
+        nothing_leaked(judge, queries=0)
+    finally:
+        lab.pod.run(["umount", "/etc/hosts"])
 
 
 # --- no answer -------------------------------------------------------------------------------------------------------

@@ -66,12 +66,13 @@ def ask(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[str]]]:
     monkeypatch.setattr(resolve, "_TIMEOUT", 0.2)
     running: list[Resolver] = []
 
-    def asked(*answers: Answer) -> list[str]:
+    def asked(*answers: Answer, search: tuple[str, ...] = (), ndots: int = 1) -> list[str]:
         running.extend(Resolver(f"127.0.0.{number}", answer) for number, answer in enumerate(answers, 1))
         with Query(socket.AF_INET, socket.SOCK_DGRAM) as query:
             query.ports = {f"127.0.0.{n}": resolver.port for n, resolver in enumerate(running, 1)}
             query.bind(("127.0.0.1", 0))
-            return resolve.resolve(query, NAME, list(query.ports), "/etc/wireguard/wg0.conf")
+            pod = pod_dns.ResolvConf(tuple(query.ports), search, ndots)
+            return resolve.resolve(query, NAME, pod, "/etc/wireguard/wg0.conf")
 
     yield asked
     for resolver in running:
@@ -183,7 +184,7 @@ def test_the_pods_resolvers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tex
     file = tmp_path / "resolv.conf"
     file.write_text(text)
     monkeypatch.setattr(pod_dns, "RESOLV_CONF", str(file))
-    assert resolve.resolvers() == expected
+    assert resolve.resolvers(pod_dns.read()) == expected
 
 
 @pytest.mark.parametrize("text", [None, "", "search a\n", "nameserver localhost\n"])
@@ -193,7 +194,7 @@ def test_a_pod_without_resolvers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         file.write_text(text)
     monkeypatch.setattr(pod_dns, "RESOLV_CONF", str(file))
     with pytest.raises(KernelError, match="names no nameserver"):
-        resolve.resolvers()
+        resolve.resolvers(pod_dns.read())
 
 
 @pytest.mark.parametrize(
@@ -214,3 +215,138 @@ def test_a_name_is_no_address(host: str, expected: bool) -> None:
 
 def test_an_address_has_one_spelling() -> None:
     assert networks.hosts(["2001:DB8:0::0001"]) == ("2001:db8::1",)
+
+
+# --- as the system's resolver does it ----------------------------------------------------------------------------
+
+
+def without_edns(refusal: Answer) -> Answer:
+    """An old router, or a filter: plain queries only."""
+    return lambda question: refusal(question) if question.edns >= 0 else both(question)
+
+
+def knows(*names: str) -> Answer:
+    """These, and no other name."""
+
+    def answer(question: dns.message.Message) -> list[bytes]:
+        name = question.question[0].name.to_text(omit_final_dot=True)
+        if name not in names:
+            return [response(question, code="NXDOMAIN")]
+        return [response(question, *([(name, "A", "192.0.2.1")] if kind_of(question) == "A" else []))]
+
+    return answer
+
+
+def cut_off(question: dns.message.Message) -> list[bytes]:
+    """More than 512 bytes for those who take no more."""
+    message = dns.message.make_response(question)
+    if question.edns < 0:
+        message.flags |= dns.flags.TC
+        return [message.to_wire()]
+    return both(question)
+
+
+def cut_off_for_good(question: dns.message.Message) -> list[bytes]:
+    message = dns.message.make_response(question)
+    message.flags |= dns.flags.TC
+    return [message.to_wire()]
+
+
+def chain(question: dns.message.Message) -> list[bytes]:
+    """An alias of an alias."""
+    aliases = [(NAME, "CNAME", "a.example.net."), ("a.example.net", "CNAME", "b.example.org.")]
+    address = [("b.example.org", "A", "192.0.2.9")] if kind_of(question) == "A" else []
+    return [response(question, *aliases, *address)]
+
+
+@pytest.mark.parametrize("refusal", [failing("FORMERR"), failing("NOTIMP"), failing("BADVERS"), nothing])
+def test_on_linux_a_resolver_without_edns_is_enough(ask: Callable[..., list[str]], refusal: Answer) -> None:
+    assert ask(without_edns(refusal)) == BOTH
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (chain, ["192.0.2.9"]),
+        (cut_off, BOTH),
+        (lambda question: both(question) if kind_of(question) == "A" else nothing(question), BOTH[:2]),
+        (lambda question: nothing(question) if kind_of(question) == "AAAA" else both(question), BOTH[:2]),
+    ],
+)
+def test_on_linux_answers_of_every_kind(ask: Callable[..., list[str]], answer: Answer, expected: list[str]) -> None:
+    assert ask(answer) == expected
+
+
+def test_on_linux_an_answer_that_is_cut_off_and_empty_is_told(ask: Callable[..., list[str]]) -> None:
+    with pytest.raises(HandshakeError, match=r"does not resolve \(NOERROR, cut off; "):
+        ask(cut_off_for_good)
+
+
+def test_on_linux_the_search_list_leads_to_the_name(ask: Callable[..., list[str]]) -> None:
+    assert ask(knows(f"{NAME}.svc.cluster.local"), search=("svc.cluster.local",), ndots=5) == ["192.0.2.1"]
+    with pytest.raises(HandshakeError, match=f"for {NAME}.a, {NAME}.b, {NAME}") as caught:
+        ask(knows(), search=("a", "b"), ndots=5)
+    assert "NXDOMAIN" in str(caught.value)
+
+
+def test_on_linux_where_nobody_answers_no_other_name_is_asked(ask: Callable[..., list[str]]) -> None:
+    with pytest.raises(HandshakeError, match=r"\(nobody answers; asked 127.0.0.1\)"):
+        ask(nothing, search=("a", "b"), ndots=5)
+
+
+@pytest.mark.parametrize(
+    ("host", "search", "ndots", "expected"),
+    [
+        ("vpn", (), 1, ["vpn"]),
+        ("vpn", ("a", "b"), 1, ["vpn.a", "vpn.b", "vpn"]),
+        ("vpn.example", ("a",), 1, ["vpn.example", "vpn.example.a"]),
+        ("vpn.example", ("a",), 2, ["vpn.example.a", "vpn.example"]),
+        ("vpn.example.", ("a",), 5, ["vpn.example"]),
+        ("vpn", ("a",), 0, ["vpn", "vpn.a"]),
+        ("vpn", ("", "a", "a"), 1, ["vpn.a", "vpn"]),
+    ],
+)
+def test_the_names_that_are_tried(host: str, search: tuple[str, ...], ndots: int, expected: list[str]) -> None:
+    assert list(pod_dns.spelled_out(host, pod_dns.ResolvConf((), search, ndots))) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "ndots"),
+    [
+        ("", 1),
+        ("options ndots:5\n", 5),
+        ("options timeout:1\tndots:0 rotate\n", 0),
+        ("options ndots:99\n", 15),
+        ("options ndots:\noptions ndots:x ndots:2\n", 2),
+        ("options ndots:5\noptions edns0\n", 5),
+        ("#options ndots:5\n", 1),
+    ],
+)
+def test_how_many_dots_a_name_has_to_have(options: str, ndots: int) -> None:
+    assert pod_dns.parse(f"nameserver 10.96.0.10\nsearch a B.\n{options}") == (("10.96.0.10",), ("a", "b"), ndots)
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("vpn.example", ["192.0.2.1", "192.0.2.2", "2001:db8::1"]),
+        ("VPN.example.", ["192.0.2.1", "192.0.2.2", "2001:db8::1"]),
+        ("alias", ["192.0.2.2"]),
+        ("commented", []),
+        ("192.0.2.1", []),
+        ("zoned", []),
+    ],
+)
+def test_the_hosts_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str, expected: list[str]) -> None:
+    file = tmp_path / "hosts"
+    file.write_bytes(
+        b"127.0.0.1 localhost\n# 192.0.2.9 vpn.example\n2001:db8::1 vpn.example\n192.0.2.1\tVpn.Example # commented\n"
+        b"192.0.2.2  vpn.example alias\n192.0.2.2 vpn.example\nfe80::1%eth0 zoned\n\xe9t\xe9 vpn.example\nnothing\n\n"
+    )
+    monkeypatch.setattr(resolve, "HOSTS", str(file))
+    assert resolve.from_hosts(host) == expected
+
+
+def test_no_hosts_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resolve, "HOSTS", str(tmp_path / "none"))
+    assert resolve.from_hosts("vpn.example") == []
