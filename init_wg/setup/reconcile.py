@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
@@ -113,6 +114,7 @@ def compare(goal: Goal, seen: Observation, kind: str, hole: Hole | None = None) 
     chosen = bypass.choose(settings, pod, tunnel, goal.environment.get("KUBERNETES_SERVICE_HOST"))
     gate, routed = _gate(settings, pod, seen.state.ruleset)
     resolv_conf = dns.read()
+    chosen_names = dns.choose(settings, tunnel, resolv_conf)
     now = desired.Circumstances(
         kind=kind,
         endpoints=goal.endpoints,
@@ -121,7 +123,7 @@ def compare(goal: Goal, seen: Observation, kind: str, hole: Hole | None = None) 
         routed=routed,
         bypass=chosen,
         others=seen.state.others,
-        names=dns.choose(settings, tunnel, resolv_conf),
+        names=chosen_names._replace(group=os.getegid()) if chosen_names else None,
         asked=dns.asked(settings, resolv_conf),
         hole=hole,
     )

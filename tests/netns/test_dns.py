@@ -369,3 +369,49 @@ def hold(here: Stack, fault: Fault, probes: Probes) -> None:
     fault.undo(here.lab)
     here.lab.init_wg("up", env={"DNS_MODE": here.mode})
     wait_until(lambda: ask(here, CLUSTER_DNS[4], NAME) == [ADDRESS], f"names resolve again after {fault}")
+
+
+STEAL = """
+import socket, sys
+query = bytes.fromhex(sys.argv[1])
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
+    asker.settimeout(1)
+    if len(sys.argv) > 3:
+        asker.bind((sys.argv[3], 0))
+    try:
+        asker.sendto(query, (sys.argv[2], 53))
+        asker.recv(2000)
+    except OSError:
+        pass
+"""
+
+
+def steal(lab: Lab, *where: str) -> None:
+    """Ask for a name as an application: another user, without capabilities."""
+    query = dns.message.make_query("stolen.evil.example", "A").to_wire().hex()
+    nobody = ["setpriv", "--reuid=65532", "--regid=65532", "--clear-groups", "--bounding-set=-all", "--inh-caps=-all"]
+    lab.pod.run([*nobody, sys.executable, "-c", STEAL, query, *where])
+
+
+def test_only_the_forwarder_asks_the_clusters_resolver(split: Stack) -> None:
+    """By the alias that it knows, any other process reaches the forwarder, and so the tunnel's resolver."""
+    before = counts(split)
+    steal(split.lab, "192.0.2.53")
+    assert ask(split, CLUSTER_DNS[4], SERVICE) == [CLUSTER_IP]
+    assert seen(split, before) == {"provider": {"stolen.evil.example"}, "service": {SERVICE}}
+
+
+def test_only_the_forwarder_asks_the_engines_resolver() -> None:
+    with Lab() as lab:
+        (lab.folder / "resolv.conf").write_text(f"nameserver {DOCKER}\noptions ndots:0\n")
+        engine = lab.serve(lab.pod, f"dns:[{DOCKER}]:53")
+        assert engine.stdout
+        assert engine.stdout.readline() == b"ready\n"
+        here = Stack(lab, None, "split")  # type: ignore[arg-type]  # nothing is judged
+        lab.init_wg("up", env=environment(here))
+        with forwarder(here):
+            steal(lab, DOCKER, "127.0.0.54")
+            ask(here, DOCKER, "neighbour")
+            asked_here = asked(here)
+        assert asked_here["pod"] == ["neighbour"]
+        assert asked_here["provider"].count("stolen.evil.example") == 1

@@ -109,7 +109,7 @@ OUTPUT = (
     # to the pod itself
     rf"ct status dnat (?:ip daddr 127\.0\.0\.0/8|ip6 daddr ::1|(?:ip|ip6) daddr {ANY}) accept",
     # the forwarder's own, to Docker's resolver
-    r"ip saddr 127\.0\.0\.54 ip daddr 127\.0\.0\.11 accept",
+    r"meta skuid 0 meta skgid \d+ ip saddr 127\.0\.0\.54 ip daddr 127\.0\.0\.11 accept",
 )
 #: What may leave on the uplink: looked at twice, by the device that was meant and by the one that is taken.
 UPLINK = (

@@ -186,17 +186,29 @@ def _docker_resolver(policy: Policy) -> list[str]:
     names; in `cluster`, everybody."""
     if DOCKER_RESOLVER in policy.asked:
         return []
-    known = [f"ip saddr {FORWARDER_SOURCE} ip daddr {DOCKER_RESOLVER} accept"]
-    return [*(known if policy.names and policy.names.docker else []), f"ip daddr {DOCKER_RESOLVER} jump refuse_name"]
+    known = []
+    if policy.names and policy.names.docker:
+        known = [f"{_by_forwarder(policy.names)} ip saddr {FORWARDER_SOURCE} ip daddr {DOCKER_RESOLVER} accept"]
+    return [*known, f"ip daddr {DOCKER_RESOLVER} jump refuse_name"]
+
+
+def _by_forwarder(names: Names) -> str:
+    """Sent by the forwarder itself: no other process may ask the cluster's resolver, or the engine's, what it likes.
+
+    By its user and its group: there is no capability to become another user or to join a group of processes. An
+    application that runs as root is told apart only where its group is another (runAsGroup).
+    """
+    return f"meta skuid 0 meta skgid {names.group}"
 
 
 def _redirected(names: Names) -> list[str]:
     """Before Docker's own (-100), and only the first packet of a flow comes here."""
     rules = [f"meta mark {_FWMARK} return"]  # our own query for an endpoint's name
     if names.docker:
-        rules.append(f"ip saddr {FORWARDER_SOURCE} return")
+        rules.append(f"{_by_forwarder(names)} ip saddr {FORWARDER_SOURCE} return")
     for alias, resolver in names.cluster:
-        rules.append(f"{_family(alias)} daddr {alias} {_DNS} counter dnat {_family(alias)} to {resolver}")
+        family, forwarder = _family(alias), _by_forwarder(names)
+        rules.append(f"{forwarder} {family} daddr {alias} {_DNS} counter dnat {family} to {resolver}")
     rules += [f"{_family(a)} daddr {a} {_DNS} return" for a in names.resolvers]
     # No source on the loopback can be sent into the tunnel, so Docker's resolver is always the forwarder's; what
     # else answers on the loopback is a resolver of the pod's own, and its queries come by here too.

@@ -17,13 +17,15 @@ class Names(NamedTuple):
 
     resolvers: the tunnel's, at most one for each family. cluster: (alias, resolver) pairs: the forwarder asks the
     alias, which nobody else knows, and only what is addressed to it goes to the cluster. docker: the engine's
-    embedded resolver may be asked by the forwarder. forwarded: all goes to the forwarder (split).
+    embedded resolver may be asked by the forwarder. forwarded: all goes to the forwarder (split). group: the
+    forwarder's, whose user is root.
     """
 
     resolvers: tuple[str, ...]
     cluster: tuple[tuple[str, str], ...]
     docker: bool
     forwarded: bool
+    group: int = 0
 
 
 class Policy(NamedTuple):
