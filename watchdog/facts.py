@@ -202,6 +202,14 @@ def carrier(reading: Reading | None) -> PeerFacts | None:
     )
 
 
+def routed(reading: Reading | None) -> tuple[frozenset[str], frozenset[str]]:
+    """The networks that are routed to the carrier, and those of the other peers."""
+    if reading is None or not reading.device.peers:
+        return frozenset(), frozenset()
+    first, *others = sorted(reading.device.peers, key=_reach)
+    return first.allowed_ips, frozenset(network for peer in others for network in peer.allowed_ips)
+
+
 def covered(reading: Reading | None) -> frozenset[str]:
     """The families, "IPv4" and "IPv6", of which everything is routed to a peer."""
     networks = {network for peer in reading.device.peers for network in peer.allowed_ips} if reading else set()

@@ -73,6 +73,7 @@ class Keeper:
         self._look_due: Timer | None = None
         self._next_look = now
         self._reading: Reading | None = None
+        self._aimed: tuple[int, facts.Server | None] = (0, None)  # at which tunnel the questions are
         self._verdict = Verdict(UNKNOWN, "the setup has not run yet")
         self._handshakes, self._handshake_at = 0, now + LOOK_EVERY
         #: Why the setup is not right, "" when it is; what the last failed run said.
@@ -176,8 +177,10 @@ class Keeper:
         if facts.settings_number(before) != facts.settings_number(self._reading):
             self._next_look = now  # WireGuard itself announces nothing
         server = self._server_in_use()
-        if server:
-            self._probe.aim(server.resolvers)
+        tunnel = (facts.settings_number(self._reading), server)
+        if tunnel != self._aimed:
+            self._aimed = tunnel
+            self._probe.aim(server.resolvers if server else (), *facts.routed(self._reading))
         verdict = self._health.look(now, time.time(), facts.carrier(self._reading))
         due = now >= self._health.ask_at() or bool(self._probe.refused)
         if self._reading is not None and due and self._probe.ask():

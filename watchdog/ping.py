@@ -4,7 +4,7 @@ Two kinds, both smaller than 80 bytes inside WireGuard:
 
 - a DNS query for the root's name servers to the tunnel's own resolver, which answers whatever it thinks of it;
 - a datagram whose time to live ends at the provider's first router, which answers "time exceeded" (ICMP).
-  It never reaches anybody else.
+  It never reaches anybody else. In a split tunnel it is aimed at a host that the peer's AllowedIPs cover.
 
 Any answer shows as received bytes on the peer; and if nobody answers either, WireGuard itself does, within ten
 seconds (KEEPALIVE_TIMEOUT). SO_BINDTODEVICE, allowed to anybody since Linux 5.7, keeps DNS queries in the tunnel
@@ -14,23 +14,22 @@ refused though it used to pass, or though one bound to the tunnel passes, somebo
 
 from __future__ import annotations
 
+import errno
 import socket
 from contextlib import suppress
 from select import EPOLLIN
 
+from . import targets
+from .targets import NOWHERE, UNREACHED_PORT, Target
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from .loop import Loop
 
 #: ID 0x7764, one question: ". NS IN", recursion not wanted.
 QUERY = bytes.fromhex("7764 0000 0001 0000 0000 0000 00 0002 0001")
-_DNS_PORT = 53
-#: Where traceroute starts; nobody listens there.
-_UNREACHED_PORT = 33434
-#: TEST-NET-1 and the documentation prefix: with one hop to live, these only have to be routed into the tunnel.
-NOWHERE = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
 _NAMES = {socket.AF_INET: "IPv4", socket.AF_INET6: "IPv6"}
 _IP_RECVERR, _IPV6_RECVERR = 11, 25
 _ICMP, _ICMP6 = 2, 3  # SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_ICMP6
@@ -48,16 +47,20 @@ class Probe:
         self._answered = answered
         self._sockets: list[socket.socket] = []
         self._ordinary: list[socket.socket] = []
-        self._resolvers: tuple[str, ...] = ()
+        self._questions: tuple[tuple[Target, ...], ...] = ()
+        self._whole: set[int] = set()  # families of which an ordinary packet is sent
         self._entered: set[int] = set()  # families of which an ordinary packet has got into this tunnel
         #: Families of which an ordinary packet is refused that used to get into the tunnel, or does if it is bound to.
         self.refused: frozenset[str] = frozenset()
 
-    def aim(self, resolvers: tuple[str, ...]) -> None:
-        """Ask these from now on: the tunnel's resolvers, as addresses. The tunnel may be another one."""
+    def aim(self, resolvers: Iterable[str], networks: Iterable[str], others: Iterable[str]) -> None:
+        """Ask these from now on: the tunnel's resolvers, and who is behind the peer of these AllowedIPs. The tunnel may
+        be another one. See targets.choose."""
         self._entered.clear()
-        if resolvers != self._resolvers:
-            self._resolvers = resolvers
+        questions = targets.choose(resolvers, networks, others)
+        if questions != self._questions:
+            self._questions = questions
+            self._whole = {_family(target.address) for each in questions for target in each if target.ordinary}
             self.close()
 
     def ask(self) -> bool:
@@ -73,7 +76,9 @@ class Probe:
         self.refused = frozenset(
             name
             for family, name in _NAMES.items()
-            if family not in entered and (family in self._entered or self._enters_bound(family))
+            if family in self._whole
+            and family not in entered
+            and (family in self._entered or self._enters_bound(family))
         )
         if not sent or self.refused:
             self.close()
@@ -92,43 +97,51 @@ class Probe:
             self._answered()
 
     def _open(self) -> None:
-        targets = [(address, _DNS_PORT, 0) for address in self._resolvers[:2]]
-        targets += [(address, _UNREACHED_PORT, 1) for address in NOWHERE.values()]
-        for address, port, hops in targets:
-            try:
-                made = self._connect(address, port, hops, bound=not hops)
-            except OSError:  # no such family, no route, no interface just now
-                continue
-            self._sockets.append(made)
-            self._ordinary += [made] if hops else []
-            self._loop.watch(made.fileno(), EPOLLIN, self._ready)
+        for question in self._questions:
+            for target in question:
+                try:
+                    made = self._connect(target)
+                except OSError:  # no such family, no route, no interface just now; or the tunnel's own address
+                    continue
+                self._sockets.append(made)
+                self._ordinary += [made] if target.ordinary else []
+                self._loop.watch(made.fileno(), EPOLLIN, self._ready)
+                break
 
     def _enters_bound(self, family: socket.AddressFamily) -> bool:
         """Does a packet get into the tunnel that is told by name to take it?"""
         try:
-            with self._connect(NOWHERE[family], _UNREACHED_PORT, 1, bound=True) as asker:
+            with self._connect(Target(NOWHERE[family], UNREACHED_PORT, 1, ordinary=False)) as asker:
                 return _send(asker)
         except OSError:
             return False
 
-    def _connect(self, address: str, port: int, hops: int, *, bound: bool) -> socket.socket:
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    def _connect(self, target: Target) -> socket.socket:
+        """Raises OSError, also where the target is the tunnel's own address: that would answer by itself."""
+        family = _family(target.address)
         made = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         try:
             with suppress(PermissionError):  # before Linux 5.7 this takes NET_RAW
-                if bound:
+                if not target.ordinary:
                     made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self._interface)
             if family == socket.AF_INET6:
                 made.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
-                made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, hops or 64)
+                made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, target.hops or 64)
             else:
                 made.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
-                made.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, hops or 64)
-            made.connect((address, port))
+                made.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, target.hops or 64)
+            made.connect((target.address, target.port))
         except OSError:
             made.close()
             raise
+        if made.getsockname()[0] == target.address:
+            made.close()
+            raise OSError(errno.EADDRNOTAVAIL, "the tunnel's own address")
         return made
+
+
+def _family(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
 def _send(asked: socket.socket) -> bool:

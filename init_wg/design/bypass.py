@@ -10,6 +10,7 @@ from functools import lru_cache
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, NamedTuple
 
+from init_wg.design import reach
 from init_wg.errors import ConfigError
 from init_wg.model.networks import (
     METADATA,
@@ -70,7 +71,7 @@ class Bypass(NamedTuple):
 
 def choose(settings: Settings, pod: Pod, tunnel: Tunnel, service_host: str | None) -> Bypass:
     """service_host: KUBERNETES_SERVICE_HOST. Raises ConfigError for a list that must not be."""
-    inside = (*(interface.ip for interface in tunnel.addresses), *tunnel.dns)
+    inside = (*(interface.ip for interface in tunnel.addresses), *reach.resolvers(tunnel))
     words = settings.bypass_cidrs.replace(",", " ").split()
     special = {word.lower() for word in words} & {"auto", "private", "none"}
     if "none" in special and len(words) > 1:

@@ -6,6 +6,7 @@ from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, NamedTuple
 
 from init_wg.design import pod as pods
+from init_wg.design import reach
 from init_wg.design.firewall import killswitch
 from init_wg.design.firewall.policy import Hole, Names, Policy
 from init_wg.model import networks, server
@@ -118,6 +119,7 @@ def policy(settings: Settings, tunnel: Tunnel, pod: Pod, now: Circumstances) -> 
         links=pod.links if now.gate else (),
         routed=now.routed,
         tunnel_addresses=networks.hosts(a.ip for a in tunnel.addresses if _family(a.version) in now.families),
+        inside=networks.spelled(reach.inside(tunnel)),
         pod_addresses=networks.hosts(a.ip for a in pod.addresses),
         endpoints=tuple(sorted(set(now.endpoints.values()))),
         bypass=now.bypass.spelled,
@@ -192,7 +194,7 @@ def _rules(family: int, pod: Pod, tunnel: Tunnel) -> Iterator[Rule]:
     yield Rule(family, 0, LOCAL_TABLE)
     # Queries that were redirected have the pod's address, and so have their answers when rp_filter looks at them;
     # and a network of the pod's may cover the resolver's address. Queries alone: the pod's own gateway may have it too.
-    for resolver in tunnel.dns:
+    for resolver in reach.resolvers(tunnel):
         if _family(resolver.version) == family:
             yield Rule(family, PREFERENCE_NAMES, TABLE, destination=str(resolver), port=DNS_PORT)
     # Replies go back the way the request came, and strict rp_filter finds the pod's address on the uplink.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, NamedTuple
 
+from init_wg.design import reach
 from init_wg.design.firewall.killswitch import DOCKER_RESOLVER, FORWARDER_PORT, FORWARDER_SOURCE
 from init_wg.design.firewall.policy import Names
 from init_wg.model.networks import hosts
@@ -73,12 +74,12 @@ def read() -> ResolvConf:
 
 def choose(settings: Settings, tunnel: Tunnel, pod: ResolvConf) -> Names | None:
     """How DNS is steered; None where every query stays where its sender aimed it."""
-    if not settings.dns_config or settings.dns_mode == "cluster" or not tunnel.dns:
+    resolvers = reach.resolvers(tunnel)
+    if not settings.dns_config or settings.dns_mode == "cluster" or not resolvers:
         return None
     split = settings.dns_mode == "split"
-    tunnelled = {interface.version for interface in tunnel.addresses}
     return Names(
-        resolvers=tuple(str(a) for a in one_for_each_family(tunnel.dns) if a.version in tunnelled),
+        resolvers=tuple(str(a) for a in one_for_each_family(resolvers)),
         cluster=tuple((ALIASES[a.version], str(a)) for a in _cluster(pod)) if split else (),
         docker=split and DOCKER_RESOLVER in pod.nameservers,
         forwarded=split,

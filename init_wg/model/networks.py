@@ -18,6 +18,11 @@ Interval = tuple[int, int, int]  # version, first and last address
 PRIVATE = tuple(map(ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")))
 #: Not public, though not RFC 1918 either: carriers and some clouds' pods (RFC 6598), and link-local.
 LOCAL = (*PRIVATE, *map(ip_network, ("100.64.0.0/10", "169.254.0.0/16", "fe80::/10")))
+#: Where nobody on the internet is either: this host, multicast and reserved; all of IPv6 but global unicast.
+NOT_PUBLIC = (
+    *LOCAL,
+    *map(ip_network, ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3", "::/3", "4000::/2", "8000::/1")),
+)
 
 #: Link-local services of a node, and where clouds hand out a machine's credentials, also at addresses that look private
 #: (AWS, Google, Alibaba): what nobody named must not reach them.
@@ -83,6 +88,21 @@ def merge(intervals: Iterable[Interval]) -> list[Interval]:
         else:
             merged.append((version, first, last))
     return merged
+
+
+def subtract(intervals: Iterable[Interval], holes: Iterable[Interval]) -> list[Interval]:
+    """What is left of the intervals without the holes: sorted and disjoint."""
+    left: list[Interval] = []
+    cuts = merge(holes)
+    for version, start, last in merge(intervals):
+        first = start
+        for _, low, high in (cut for cut in cuts if cut[0] == version and cut[1] <= last and cut[2] >= start):
+            if low > first:
+                left.append((version, first, low - 1))
+            first = max(first, high + 1)
+        if first <= last:
+            left.append((version, first, last))
+    return left
 
 
 def prefixes(intervals: Iterable[Interval]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from init_wg import log
 from init_wg.config import tunnel as config
-from init_wg.design import dns
+from init_wg.design import dns, reach
 from init_wg.errors import ConfigError, HandshakeError, InitWgError, KernelError, VerifyError
 from init_wg.kernel import device, lock, netlink
 from init_wg.model import server, wireguard
@@ -20,7 +20,7 @@ from init_wg.setup.observe import Observation, observe
 from init_wg.setup.reconcile import Comparison, Goal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from init_wg.config.settings import Settings
     from init_wg.config.tunnel import Tunnel
@@ -258,21 +258,19 @@ def _renew(interface: str, seen: Observation, reading: Reading | None) -> None:
 
 
 def _provoke(interface: str, tunnel: Tunnel) -> None:
-    """Send one byte into the tunnel, to the discard port (RFC 863): WireGuard shakes hands when there is data."""
-    for target in _targets(tunnel):
-        family = socket.AF_INET6 if ":" in target else socket.AF_INET
-        try:
-            with socket.socket(family, socket.SOCK_DGRAM) as probe:
-                with suppress(PermissionError):  # without NET_RAW, before Linux 5.7; the rules lead there anyway
-                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
-                probe.sendto(b"\0", socket.MSG_DONTWAIT, (target, 9))
-        except OSError:
-            continue
-        return
-
-
-def _targets(tunnel: Tunnel) -> Iterable[str]:
-    """Addresses inside the tunnel: its resolvers, then the first host of every allowed network."""
-    yield from (str(address) for address in tunnel.dns)
+    """Send every peer one byte, to the discard port (RFC 863): WireGuard shakes hands when there is data."""
     for peer in tunnel.peers:
-        yield from (str(network[min(1, network.num_addresses - 1)]) for network in peer.allowed_ips)
+        any(_sends(interface, target) for target in reach.targets(tunnel, peer))
+
+
+def _sends(interface: str, target: str) -> bool:
+    """One byte into the tunnel; returns whether it left."""
+    family = socket.AF_INET6 if ":" in target else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            with suppress(PermissionError):  # without NET_RAW, before Linux 5.7; the rules lead there anyway
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
+            probe.sendto(b"\0", socket.MSG_DONTWAIT, (target, 9))
+    except OSError:
+        return False
+    return True

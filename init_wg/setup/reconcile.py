@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from init_wg import log
 from init_wg.config import tunnel as config
-from init_wg.design import bypass, desired, dns
+from init_wg.design import bypass, desired, dns, reach
 from init_wg.design import pod as pods
 from init_wg.design.firewall import killswitch
 from init_wg.design.plan import Step, plan
@@ -72,6 +72,7 @@ def converge(kernel: netlink.Socket, goal: Goal, seen: Observation) -> tuple[Obs
             log.info(comparison.bypass.explanation)
             for notice in comparison.notices:
                 log.warning(notice)
+            _tell(goal.tunnel, comparison)
         try:
             changed |= _apply(kernel, goal.settings, comparison.steps)
         except apply.NoKernelWireGuardError:
@@ -83,6 +84,13 @@ def converge(kernel: netlink.Socket, goal: Goal, seen: Observation) -> tuple[Obs
         seen = observe(kernel, goal.settings.interface)
         comparison = compare(goal, seen, kind)
     return _give_up(goal.tunnel, comparison)
+
+
+def _tell(tunnel: Tunnel, comparison: Comparison) -> None:
+    """A tunnel that is set up anew: what will not be reached through it, nor beside it."""
+    if any(step.action == "configure" for step in comparison.steps):
+        for note in reach.notes(tunnel, comparison.bypass.networks):
+            log.warning(note)
 
 
 def _with_kind(comparison: Comparison, seen: Observation, kind: str) -> Comparison:

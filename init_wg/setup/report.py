@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from init_wg.design import dns
+from init_wg.design import dns, reach
 from init_wg.design.bypass import few
 from init_wg.errors import InitWgError
 from init_wg.kernel import nft, sealed
@@ -118,18 +118,20 @@ def as_text(facts: dict[str, Any]) -> str:
 
 def preview(tunnel: Tunnel) -> str:
     """What a file would set up."""
+    resolvers = ", ".join(map(str, reach.resolvers(tunnel)))
     lines = [
         f"{tunnel.path}: right",
         f"server:      {tunnel.name}",
         f"addresses:   {', '.join(map(str, tunnel.addresses))}",
         f"MTU:         {tunnel.mtu or 'the MTU of the uplink minus 80, at most 1420'}",
-        f"resolvers:   {', '.join(map(str, tunnel.dns)) or 'none: queries go through the tunnel to whom they name'}",
+        f"resolvers:   {resolvers or 'none: queries go through the tunnel to whom they name'}",
     ]
     for peer in tunnel.peers:
         where = f"{_bracketed(peer.endpoint.host)}:{peer.endpoint.port}" if peer.endpoint else "nowhere"
         lines.append(f"peer:        {peer.public_key} at {where}")
         lines.append(f"             allowed IPs {', '.join(map(str, peer.allowed_ips))}")
-    return "\n".join([*lines, *(f"note:        {notice}" for notice in tunnel.notices)])
+    notes = [*tunnel.notices, *reach.notes(tunnel, None)]
+    return "\n".join([*lines, *(f"note:        {notice}" for notice in notes)])
 
 
 def _bracketed(host: str) -> str:

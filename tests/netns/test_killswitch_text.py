@@ -107,6 +107,7 @@ def test_2000_networks_of_each_family(listed: Callable[[str], str], step: int) -
             links=("eth0",),
             routed=True,
             tunnel_addresses=("10.64.0.2", "fc00:bbbb::2"),
+            inside=networks.spelled(map(networks.interval, wide)),
             pod_addresses=("10.244.1.7", "fd00:244:1::7"),
             endpoints=(("192.0.2.1", 51820),),
             bypass=networks.spelled(map(networks.interval, wide)),

@@ -184,6 +184,7 @@ def policy(draw: st.DrawFn, links: tuple[str, ...] | None = None) -> Policy:
         links=tuple(sorted(gated)),
         routed=draw(st.booleans()),
         tunnel_addresses=draw(hosts(least=1)),
+        inside=draw(st.just(("0.0.0.0/0", "::/0")) | intervals(12).map(networks.spelled)),
         pod_addresses=draw(hosts(least=1)),
         endpoints=tuple(sorted(draw(st.sets(st.tuples((ipv4 | ipv6).map(str), ports), max_size=4)))),
         bypass=networks.spelled(draw(intervals(12))),

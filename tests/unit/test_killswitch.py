@@ -26,6 +26,7 @@ ORDINARY = Policy(
     links=("eth0",),
     routed=True,
     tunnel_addresses=("10.64.0.2", "fc00:bbbb::2"),
+    inside=("0.0.0.0/0", "::/0"),
     pod_addresses=("10.244.1.7", "fd00:244:1::7"),
     endpoints=(("192.0.2.1", 51820),),
     bypass=("10.96.0.0/12", "10.244.0.0/16", "fd00:244:1::/64"),
@@ -53,6 +54,10 @@ RULESETS = {
     "opened-dns-split": killswitch.opened(ORDINARY._replace(names=SPLIT)),
     "opened-dns-cluster": killswitch.opened(ORDINARY._replace(names=None, asked=("10.96.0.10", "fd00:96::a"))),
     "opened-dns-docker": killswitch.opened(ORDINARY._replace(names=None, asked=("127.0.0.11",))),
+    "opened-inside-some": killswitch.opened(
+        ORDINARY._replace(inside=("10.64.0.0/16", "11.0.0.0-126.255.255.255", "198.51.100.7", "fc00:bbbb::/64"))
+    ),
+    "opened-inside-one-family": killswitch.opened(ORDINARY._replace(inside=("0.0.0.0/0",))),
     "opened-v4-only": killswitch.opened(
         ORDINARY._replace(
             tunnel_addresses=("10.64.0.2",),
@@ -99,8 +104,8 @@ WIREGUARD = (
 #: All that may ever be accepted on the way out. A new line in the kill-switch has to be argued for here.
 OUTPUT = (
     r'oif "lo" accept',
-    # into the tunnel, with the tunnel's own address
-    rf'oifname "(?P<tunnel>[^"]+)" (?:ip|ip6) saddr {ANY} accept',
+    # into the tunnel, with the tunnel's own address, to where AllowedIPs lead
+    rf'oifname "(?P<tunnel>[^"]+)" (?:ip|ip6) saddr {ANY}(?: ip6? daddr @inside_ip6?)? accept',
     r'oifname "(?P<uplink>[^"]+)" jump uplink',
     # What was sent elsewhere since its device was chosen; `leaving` sees where to. Replies over IPv6:
     rf"{REPLY} ct original ip6 daddr {ANY} accept",
@@ -234,8 +239,17 @@ def test_any_opened_kill_switch_lets_out_only_what_is_allowed(policy: Policy) ->
     assert len(asked) == len({":" in resolver for resolver in policy.asked})
     beside_tunnel = [line for line in uplink if re.fullmatch(BESIDE, line)]
     assert len(beside_tunnel) == len({":" in network for network in policy.bypass})
-    assert tuple(element for elements in sets(text).values() for element in elements) == policy.bypass
-    assert {name for name in ("bypass_ip", "bypass_ip6") if f"@{name} " in text} == set(sets(text))
+    found = sets(text)
+    assert tuple(n for name in ("bypass_ip", "bypass_ip6") for n in found.get(name, ())) == policy.bypass
+    assert set(re.findall(r"@(\w+) ", text)) == set(found)
+    # Into the tunnel only goes what AllowedIPs cover.
+    for family, everything in (("ip", "0.0.0.0/0"), ("ip6", "::/0")):
+        own = any((":" in address) == (family == "ip6") for address in policy.tunnel_addresses)
+        inside = [network for network in policy.inside if (":" in network) == (family == "ip6")]
+        assert found.get(f"inside_{family}", []) == (inside if own and inside != [everything] else [])
+        into = [line for line in output if re.fullmatch(rf'oifname "[^"]+" {family} saddr .* accept', line)]
+        assert len(into) == (own and bool(inside))
+        assert all(f" {family} daddr @inside_{family} " in line for line in into) or inside == [everything]
     assert text.count("\t\tflags constant,interval\n") == len(sets(text))
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from ipaddress import ip_address, ip_interface
+from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from init_wg.config.tunnel import Peer
 from init_wg.design import dns
 from init_wg.design.dns import ResolvConf
 from init_wg.design.firewall.policy import Names
@@ -51,6 +52,11 @@ def test_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert dns.read().nameservers == ("10.96.0.10",)
 
 
+def inside(*networks: str) -> tuple[Peer, ...]:
+    """The ordinary peer, with these AllowedIPs."""
+    return (tunnel().peers[0]._replace(allowed_ips=tuple(map(ip_network, networks))),)
+
+
 @pytest.mark.parametrize(
     ("environment", "file", "pod", "chosen"),
     [
@@ -63,6 +69,9 @@ def test_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         pytest.param(
             {}, {"dns": BOTH, "addresses": (ip_interface("10.64.0.2/32"),)}, KUBE, TUNNEL, id="only what it can reach"
         ),
+        pytest.param({}, {"dns": BOTH, "peers": inside("10.64.0.1/32")}, KUBE, TUNNEL, id="what AllowedIPs cover"),
+        pytest.param({}, {"peers": inside("10.0.0.0/10", "fc00::/7")}, KUBE, None, id="no AllowedIPs cover it"),
+        pytest.param({"DNS_MODE": "split"}, {"peers": inside("::/0")}, KUBE, None, id="split, none covers it"),
         pytest.param({}, {"dns": ()}, KUBE, None, id="no DNS in the file"),
         pytest.param({"ENABLE_DNS_CONFIG": "false"}, {}, KUBE, None, id="not wanted"),
         pytest.param({"DNS_MODE": "cluster"}, {}, KUBE, None, id="cluster"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pytest
@@ -67,7 +67,7 @@ class Pod:
 
     # --- the questions ---
 
-    def aim(self, resolvers: tuple[str, ...]) -> None:
+    def aim(self, resolvers: Iterable[str], networks: Iterable[str], others: Iterable[str]) -> None:
         pass
 
     refused: frozenset[str] = frozenset()

@@ -42,6 +42,7 @@ _IP_LATER = ("@nh,56,8 != 0x0", "@nh,48,8 != { 0x0, 0x20, 0x40, 0x60, 0x80, 0xa0
 _IP6_LATER = "frag nexthdr 17 frag frag-off != 0"
 # The type of a family's addresses, and how many elements nft prints in one line of a set that has a name.
 _SETS = {"ip": ("ipv4_addr", 2), "ip6": ("ipv6_addr", 1)}
+_EVERYTHING = {"ip": "0.0.0.0/0", "ip6": "::/0"}
 
 
 _Chain = tuple[str, str, list[str]]  # name, hook, rules
@@ -90,7 +91,8 @@ def opened(policy: Policy) -> str:
     chains += [("arriving", "type filter hook prerouting priority raw; policy accept;", _arriving(policy))]
     chains += [("input", _INPUT, _input(policy)), *_COMMON]
     chains.append(("leaving", "type filter hook postrouting priority filter; policy drop;", _leaving(policy)))
-    inet = _table("inet", [_REFUSE, *chains], _sets(policy.bypass))
+    narrow = [to for _, _, members in _inside_of(policy) for to in members if to not in _EVERYTHING.values()]
+    inet = _table("inet", [_REFUSE, *chains], [*_sets("bypass", policy.bypass), *_sets("inside", narrow)])
     return inet + _gate(policy.links, _arp(policy), _wireguard(policy) + _later_fragments(policy), routed=policy.routed)
 
 
@@ -129,7 +131,7 @@ def _output(policy: Policy) -> list[str]:
     # arrives for the pod having moved into the tunnel, and the two go on feeding each other for ever.
     rules += [f"{tunnel} {_family(a)} daddr {a} udp dport {port} jump refuse" for a, port in policy.endpoints]
     # Only with the tunnel's own source: a packet of the pod's address in the tunnel would come back elsewhere.
-    rules += [f"{tunnel} {match} accept" for match in _by_family("saddr", policy.tunnel_addresses)]
+    rules += [f"{tunnel} {match} accept" for match in _inside(policy)]
     rules.append(f'oifname "{policy.uplink}" jump uplink')
     # IPv6 replies were re-routed by their mark.
     rules += [f"{rule} accept" for rule in _ipv6_replies(policy)]
@@ -360,20 +362,35 @@ def _gate(links: tuple[str, ...], arp: list[str], wireguard: list[str], *, route
     return _table("netdev", [("routed", "", accepted), ("egress", hook, egress)])
 
 
+def _inside(policy: Policy) -> list[str]:
+    """From the tunnel's addresses, to where AllowedIPs lead: wireguard-go swallows all else without an error."""
+    return [
+        f"{family} saddr {_set(addresses)}"
+        + ("" if members == [_EVERYTHING[family]] else f" {family} daddr @inside_{family}")
+        for family, addresses, members in _inside_of(policy)
+    ]
+
+
+def _inside_of(policy: Policy) -> list[tuple[str, list[str], list[str]]]:
+    """For each family the tunnel's addresses, and where AllowedIPs lead."""
+    inside = dict(_families_of(policy.inside))
+    return [(family, own, inside[family]) for family, own in _families_of(policy.tunnel_addresses) if family in inside]
+
+
 def _beside(field: str, policy: Policy) -> list[str]:
     """One match per family for the bypass networks: `ip daddr @bypass_ip`."""
     return [f"{family} {field} @bypass_{family}" for family, _ in _families_of(policy.bypass)]
 
 
-def _sets(bypass: Iterable[str]) -> list[_Set]:
-    """The bypass networks by name: there may be thousands, and written out in two rules they take nft twice as long.
+def _sets(name: str, networks: Iterable[str]) -> list[_Set]:
+    """Networks by name: there may be thousands, and written out in two rules they take nft twice as long.
     Constant: none is added while a rule asks for it."""
     found = []
-    for family, members in _families_of(bypass):
+    for family, members in _families_of(networks):
         kind, width = _SETS[family]
         lines = [", ".join(members[at : at + width]) for at in range(0, len(members), width)]
         elements = ",\n\t\t\t     ".join(lines)
-        found.append((f"bypass_{family}", [f"type {kind}", "flags constant,interval", f"elements = {{ {elements} }}"]))
+        found.append((f"{name}_{family}", [f"type {kind}", "flags constant,interval", f"elements = {{ {elements} }}"]))
     return found
 
 

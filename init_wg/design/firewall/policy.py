@@ -34,6 +34,7 @@ class Policy(NamedTuple):
 
     links: every interface but the loopback and the tunnel; the gate watches them (none: no egress hook).
     routed: the gate can ask whether a packet was routed.
+    inside: the networks that AllowedIPs lead into the tunnel.
     on_link: the networks of the pod's own link, and its gateways.
     neighbours: whose link-layer addresses may be asked for: these, IPv6's link-local ones, and without a gateway
     whatever may be reached.
@@ -44,6 +45,7 @@ class Policy(NamedTuple):
     links: tuple[str, ...]
     routed: bool
     tunnel_addresses: tuple[str, ...]
+    inside: tuple[str, ...]
     pod_addresses: tuple[str, ...]
     endpoints: tuple[tuple[str, int], ...]
     bypass: tuple[str, ...]
