@@ -8,7 +8,7 @@ CONTAINER_TOOLS = $(filter-out $(OWN_DOCKER),$(shell sed 's/\#.*//' tests/contai
 # Debian's would replace another one that is there.
 OWN_DOCKER = $(if $(shell command -v dockerd),docker.io)
 
-.PHONY: demo demo-compose image test test-unit test-nft test-bare docs check bench chaos clean
+.PHONY: demo demo-compose image test test-unit test-nft test-bare docs check bench bench-kernel chaos clean
 
 # What leaves a pod without, with init-wg and with wg-quick, judged on its node. Root; under a minute.
 demo:
@@ -63,6 +63,11 @@ check: .venv/.prepared
 bench:
 	@tests/prepare.sh $(TOOLS) $(BENCH_TOOLS)
 	@$(PY) -m tests.bench $(BENCH)
+
+# Root. `up` against wg-quick on kernel WireGuard, in the tests' virtual machine: its ratios count, not its seconds.
+bench-kernel:
+	@tests/prepare.sh $(TOOLS) $(KERNEL_TOOLS) $(BENCH_TOOLS)
+	@$(PY) -m tests.kernel.guest --timeout 1200 -- $(PY) -m tests.bench up --runs 5
 
 # Root. Random faults, two at a time, and the watchdog. CHAOS="--faults 1000 --seed 1", --seconds, --setting.
 chaos:

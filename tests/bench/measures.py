@@ -112,7 +112,12 @@ def up(runs: int) -> None:
             Row(f"{quick}: ended", walls[quick]),
             Row(f"{ours}: ended", walls[ours], f"{quick}: ended", ratio_goal=goal),
             Row(f"{quick}: first answer from the web", answered[quick]),
-            Row(f"{ours}: first answer from the web", answered[ours], f"{quick}: first answer from the web"),
+            Row(
+                f"{ours}: first answer from the web",
+                answered[ours],
+                f"{quick}: first answer from the web",
+                ratio_goal=goal,
+            ),
             Row(f"{quick}: CPU, {DAEMON}'s start included", cpu[quick]),
             Row(
                 f"{ours}: CPU, {DAEMON}'s start included",
