@@ -63,6 +63,7 @@ def main() -> int:
 
     loop.watch_signals((*_END, signal.SIGHUP, signal.SIGCHLD), on_signal)
     keeper.start()
+    limits.give_back()
     loop.run()
     keeper.stop()
     return 0

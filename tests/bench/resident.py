@@ -200,8 +200,8 @@ def footprint(minutes: int) -> None:
     table(
         f"footprint: a watchdog with nothing to do ({load()})",
         [
-            Row("resident memory", resident, goal=Goal(15.0), show=lambda n: f"{n:.1f} MiB"),
-            Row("proportional share of it", proportional, goal=Goal(15.0), show=lambda n: f"{n:.1f} MiB"),
+            Row("resident memory", resident, goal=Goal(16.0), show=lambda n: f"{n:.1f} MiB"),
+            Row("proportional share of it", proportional, goal=Goal(16.0), show=lambda n: f"{n:.1f} MiB"),
             Row("processor, of one core", cpu, goal=Goal(0.001), show=lambda n: f"{n * 100:.3f} %"),
             Row("wake-ups a second", wakes, show=lambda n: f"{n:.2f}"),
         ],

@@ -19,8 +19,8 @@ from watchdog.remembered import Remembered, inherited
 from watchdog.web.server import listen
 
 PROJECT = Path(__file__).resolve().parents[2]
-#: KiB. The promise is 15 MiB.
-LARGEST = 15 * 1024
+#: KiB. The promise is 16 MiB, with every Python that is supported.
+LARGEST = 16 * 1024
 
 
 def test_the_name_watchdog_is_ours() -> None:
