@@ -7,8 +7,11 @@ KERNEL_TOOLS = $(shell sed 's/\#.*//' tests/kernel/packages.txt)
 CONTAINER_TOOLS = $(filter-out $(OWN_DOCKER),$(shell sed 's/\#.*//' tests/containers/packages.txt tests/containers/packages-podman.txt))
 # Debian's would replace another one that is there.
 OWN_DOCKER = $(if $(shell command -v dockerd),docker.io)
+CLUSTER_TOOLS = $(shell sed 's/\#.*//' tests/cluster/packages.txt)
+# Debian 12's is too old, and later ones' are not.
+OWN_GO = $(if $(shell command -v go || ls /usr/local/go/bin/go 2>/dev/null),,golang-go)
 
-.PHONY: demo demo-compose image test test-unit test-nft test-bare docs check bench bench-kernel chaos clean
+.PHONY: demo demo-compose image test test-unit test-nft test-bare test-cluster docs check bench bench-kernel chaos clean
 
 # What leaves a pod without, with init-wg and with wg-quick, judged on its node. Root; under a minute.
 demo:
@@ -30,7 +33,7 @@ test:
 	@mkdir -p .cache
 	@# The virtual machines take one core, and what else there is mostly waits: both at once.
 	@$(PY) -m pytest tests/kernel > .cache/kernel.log 2>&1 & kernel=$$!; \
-	$(PY) -m pytest --ignore tests/kernel; others=$$?; \
+	$(PY) -m pytest --ignore tests/kernel --ignore tests/cluster; others=$$?; \
 	wait $$kernel; machines=$$?; cat .cache/kernel.log; exit $$((others || machines))
 
 # The pure parts: no root, any system with Python.
@@ -53,6 +56,13 @@ docs: .venv/.prepared
 test-bare:
 	@tests/prepare.sh mmdebstrap
 	@$(PY) -m tests.bare $(SUITES)
+
+# A real Kubernetes on this machine, of one node, built from Go modules (minutes, once) and started in namespaces of its own.
+# Root. CLUSTER="-k name" selects.
+test-cluster:
+	@tests/prepare.sh $(TOOLS) $(CONTAINER_TOOLS) $(CLUSTER_TOOLS) $(OWN_GO)
+	@$(PY) -m tests.cluster.build
+	$(PY) -m pytest tests/cluster $(CLUSTER)
 
 check: .venv/.prepared
 	.venv/bin/ruff format --check .

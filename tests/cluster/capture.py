@@ -1,0 +1,126 @@
+"""What leaves the pods, judged on the node's ends of their links, which no pod can fool.
+
+One tcpdump on every interface of the node, those to come too. Every frame that comes in from a pod's link counts,
+whatever its source address is; the judge of tests/lab decides about it.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+import struct
+import subprocess
+import time
+from collections.abc import Callable, Iterable
+from ipaddress import ip_network
+from typing import TYPE_CHECKING, Self
+
+from tests.lab.judge import ETH_ARP, ETH_IP, ETH_IPV6, OUTGOING, SNAPLEN, Leak, Rules, Verdict, dissect, show
+
+from .cluster import DNS, NODE, NODE6, PODS, PODS6, PROVIDERS, SERVICES, SERVICES6, WEB, WEB6
+
+if TYPE_CHECKING:
+    from .cluster import Cluster
+
+GATEWAYS = ("10.42.0.1", "fd42::1")  # of the pods: the node's end of each link
+LINK_LOCAL = "fe80::/10"
+
+
+def rules() -> Rules:
+    """What may leave a tunnelled pod: WireGuard to a provider, answers, and the cluster's networks without DNS."""
+    bypass = [*map(ip_network, (PODS, PODS6, SERVICES, SERVICES6))]
+    return Rules(
+        endpoints=[(f"203.0.113.{number}", 51820) for number in PROVIDERS],
+        on_link=[*map(ip_network, (*GATEWAYS, PODS, PODS6, LINK_LOCAL))],
+        sources=[*map(ip_network, (PODS, PODS6, LINK_LOCAL))],
+        bypass=bypass,
+        clients=[*GATEWAYS, NODE, NODE6, WEB, WEB6],
+        ports={},
+        resolvers={DNS: "dns-cluster", NODE: "dns-node"},
+        # A pod's own kernel says it while its link comes up, before any container runs.
+        allow_mld=True,
+    )
+
+
+class Capture:
+    """From `with` to its end. between() judges a stretch of it, as often as one likes."""
+
+    def __init__(self, cluster: Cluster, name: str, also: Iterable[int] = ()) -> None:
+        """also: the numbers of other links of the node, whose packets are kept, but not judged."""
+        self.cluster = cluster
+        self.left_out = cluster.not_pods - set(also)
+        self.file = cluster.folder / f"{name}.pcap"
+        self.errors = cluster.folder / f"{name}.capture"
+        #: Addresses of pods that are open on purpose.
+        self.lenient: Iterable[str] = ()
+
+    def __enter__(self) -> Self:
+        argv = ["nsenter", f"--net=/proc/{self.cluster.first}/ns/net", "--", "tcpdump", "-i", "any", "-y", "LINUX_SLL2"]
+        argv += ["-p", "-n", "-s", str(SNAPLEN), "-B", "65536", "--immediate-mode", "-U", "-Z", "root"]
+        argv += ["-w", str(self.file), " and ".join(f"not ifindex {link}" for link in sorted(self.left_out))]
+        with self.errors.open("wb") as errors:
+            self.tcpdump = subprocess.Popen(argv, stderr=errors, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 20
+        while "listening on" not in self.errors.read_text():
+            if self.tcpdump.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"tcpdump does not start: {self.errors.read_text()}")
+            time.sleep(0.01)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.tcpdump.send_signal(signal.SIGINT)
+        self.tcpdump.wait(20)
+        lost = re.search(r"(\d+) packets dropped by kernel", self.errors.read_text())
+        if kind is None and (not lost or int(lost[1])):
+            raise RuntimeError(f"the capture is not complete: {self.errors.read_text()}")
+        self.file.unlink(missing_ok=True)
+
+    def judged(self, since: float = 0.0, until: float = float("inf")) -> Verdict:
+        """All that came from pods in that stretch (Unix seconds)."""
+        time.sleep(0.3)  # tcpdump writes each packet at once, but takes them from the kernel in blocks
+        judge, verdict = rules(), Verdict(since=since)
+        open_pods = {ip_network(each).network_address.packed for each in self.lenient}
+        data, position = self.file.read_bytes(), 24
+        while position + 16 <= len(data):
+            seconds, microseconds, size, _ = struct.unpack_from("<IIII", data, position)
+            packet = data[position + 16 : position + 16 + size]
+            position += 16 + size
+            if len(packet) == size:  # the last one may be half written
+                self._packet(
+                    judge, verdict, seconds + microseconds / 1e6, packet, lambda when: since <= when <= until, open_pods
+                )
+        return verdict
+
+    def _packet(
+        self,
+        judge: Rules,
+        verdict: Verdict,
+        moment: float,
+        packet: bytes,
+        counts: Callable[[float], bool],
+        open_pods: set[bytes],
+    ) -> None:
+        protocol, link, direction = struct.unpack_from("!HxxIxxB", packet)
+        if link in self.cluster.not_pods or protocol not in (ETH_IP, ETH_IPV6, ETH_ARP):
+            return
+        data = packet[20:]
+        segment = dissect(4 if protocol == ETH_IP else 6, data) if protocol != ETH_ARP else None
+        if direction == OUTGOING:
+            if segment:
+                judge.seen_inbound(segment)
+            return
+        if segment and segment.source in open_pods:
+            return
+        if protocol == ETH_ARP and judge.allowed_arp(data):
+            reason: str | None = "arp"
+        else:
+            reason = judge.allowed(segment) if segment else None
+        if not counts(moment):
+            return
+        if reason:
+            verdict.allowed[reason] += 1
+        elif segment:
+            verdict.leaks.append(Leak(moment, judge.kind(segment), segment.family, judge.describe(segment)))
+        else:
+            what = f"asks for {show(data[24:28])}" if protocol == ETH_ARP else data[:40].hex()
+            verdict.leaks.append(Leak(moment, f"ethertype {protocol:#06x}", 0, what))

@@ -1,0 +1,23 @@
+"""The cluster that all tests share, and what is said where there can be none."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from . import build
+from .cluster import Cluster
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """One node's Kubernetes with all images. What is missing is named, and fails where CI is set."""
+    if lacking := build.missing():
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"the cluster's tests need {lacking}")
+    # A shell without job control makes what it runs in the background ignore this, and all that is started from there.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with Cluster() as running:
+        yield running
