@@ -163,7 +163,18 @@ def acquire() -> str:
 
 def environment() -> dict[str, str]:
     """This machine's, but for what names programs and folders that are not in there."""
-    left_out = {"PATH", "HOME", "VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME", "TMPDIR", "MAKEFLAGS", "MAKELEVEL", "MFLAGS"}
+    left_out = {
+        "PATH",
+        "HOME",
+        "PIP_FIND_LINKS",
+        "VIRTUAL_ENV",
+        "PYTHONPATH",
+        "PYTHONHOME",
+        "TMPDIR",
+        "MAKEFLAGS",
+        "MAKELEVEL",
+        "MFLAGS",
+    }
     kept = {name: value for name, value in os.environ.items() if name not in left_out}
     return {**kept, "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"}
 
