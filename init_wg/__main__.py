@@ -26,6 +26,13 @@ def main() -> None:
 
         log.info(f"{signal}; what is sealed stays sealed")
         status = signal.exit_code
+    except Exception:  # noqa: BLE001 - a mistake of ours; Python itself would wait for a reader of stderr
+        from traceback import format_exc
+
+        from init_wg import log
+
+        log.relay(format_exc())
+        status = 1
     _exit(status)
 
 

@@ -68,6 +68,8 @@ class Probe:
 
         A local refusal (no route, no key for that address, the kill-switch) says nothing about the peer.
         """
+        if self.refused:
+            self.close()  # the ways may be others now; not sooner, for answers may still come
         if not self._sockets:
             self._open()
         sent = [each for each in self._sockets if _send(each)]
@@ -80,9 +82,9 @@ class Probe:
             and family not in entered
             and (family in self._entered or self._enters_bound(family))
         )
-        if not sent or self.refused:
+        if not sent:
             self.close()
-        return bool(sent or self.refused)
+        return bool(sent)
 
     def close(self) -> None:
         """Give the sockets back; the next question makes new ones."""
