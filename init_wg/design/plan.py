@@ -9,7 +9,7 @@ leave the pod that could not leave before:
   4  addresses, the unreachable defaults under the tunnel's, the rules
   5  the sealed kill-switch is opened, for the tunnel and what bypasses it by name
   6  the interface goes up; then its routes, which need that
-  7  what makes a peer shake hands by itself comes last: refused, it would be tried again only after 5 s
+  7  what makes a peer speak by itself comes last: a handshake that is refused is tried again only after 5 s
 """
 
 from __future__ import annotations
@@ -17,7 +17,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from init_wg.model import wireguard
-from init_wg.model.state import DEFAULT, INET, TUN, WIREGUARD, Address, Device, Link, Route, Rule, State
+from init_wg.model.state import (
+    DEFAULT,
+    INET,
+    PREFERENCE_REPLY,
+    RECORD_TABLE,
+    TUN,
+    WIREGUARD,
+    Address,
+    Device,
+    Link,
+    Route,
+    Rule,
+    State,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,6 +74,7 @@ def plan(want: State, have: State, sealed: str) -> tuple[Step, ...]:
     steps += [_add_route(route) for route in missing if route.kind != "unreachable"]
     if not want.ruleset:  # ENABLE_KILL_SWITCH=false: what protected until now goes when all else stands
         steps += opening
+    steps += _aim(want, have)
     steps += _keepalive(want, have)
     return tuple(steps)
 
@@ -133,6 +147,18 @@ def _interface(want: State, have: State, *, replaced: bool) -> Iterator[Step]:
         yield Step("configure", (link.kind, difference), f"WireGuard settings of {link.name}", *words)
     if found is None or replaced or found.mtu != link.mtu:
         yield Step("set-mtu", link, f"MTU of {link.name}", str(link.mtu), str(found.mtu) if found else "none")
+
+
+def _aim(want: State, have: State) -> Iterator[Step]:
+    """Where the uplink has moved, the same endpoints are told again: WireGuard goes on using the source address and
+    the interface by which it last heard the peer, and that way may be gone. Sessions survive this."""
+    defaults = {route for route in want.routes if route.table == RECORD_TABLE and route.destination in DEFAULT.values()}
+    former = any(rule.preference == PREFERENCE_REPLY and rule.source for rule in have.rules - want.rules)
+    if want.link and want.device and have.device and (former or defaults - have.routes):
+        known = {peer.public_key for peer in have.device.peers}
+        peers = sorted((peer for peer in want.device.peers if peer.public_key in known), key=lambda p: p.public_key)
+        item = want.link.kind, wireguard.Change(None, None, None, (), tuple(peers))
+        yield Step("aim", item, f"endpoints of {want.link.name}", "by the present uplink", "by a former one")
 
 
 def _keepalive(want: State, have: State) -> Iterator[Step]:

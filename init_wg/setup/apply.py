@@ -73,6 +73,7 @@ _ACTIONS: dict[str, Callable[[netlink.Socket, Settings, Any], None]] = {
     "delete-link": lambda kernel, _, link: rtchange.delete_link(kernel, netlink.index(link.name)),
     "create-link": _create_link,
     "configure": lambda _, settings, item: device.write(settings.interface, *item),
+    "aim": lambda _, settings, item: device.write(settings.interface, *item),
     "keepalive": lambda _, settings, item: device.write(settings.interface, *item),
     "set-mtu": lambda kernel, _, link: rtchange.change_link(kernel, netlink.index(link.name), mtu=link.mtu),
     "link-up": lambda kernel, _, link: rtchange.change_link(kernel, netlink.index(link.name), up=True),

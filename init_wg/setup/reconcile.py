@@ -111,7 +111,7 @@ def _apply(kernel: netlink.Socket, settings: Settings, steps: tuple[Step, ...]) 
             continue
         for step in together:
             apply.run(kernel, settings, step)
-    return any(step.action in ("configure", "link-up") for step in steps)
+    return any(step.action in ("configure", "link-up", "aim") for step in steps)
 
 
 def compare(goal: Goal, seen: Observation, kind: str, hole: Hole | None = None) -> Comparison:

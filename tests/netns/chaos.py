@@ -28,7 +28,7 @@ from typing import NamedTuple, Self
 
 from tests.lab import reaper
 from tests.lab.faults import FAULTS, FORGED, RA_PREFIX, Fault, state_of
-from tests.lab.judge import Judge, Leak
+from tests.lab.judge import Judge, Leak, for_lab
 from tests.lab.lab import AF_BITS, TUNNEL_DNS, WIREGUARD_PORT, Lab, LabError, Member, missing, wait_until
 from tests.lab.probes import Probes
 
@@ -383,11 +383,13 @@ def difference(before: str, after: str) -> str:
 def prepared(seed: int, setting: str = "usual") -> Iterator[Chaos]:
     """A lab of its own, sealed and set up, with everything running."""
     made = SETTINGS[setting]
-    with made.make() as lab, Judge(lab) as judge, Probes(lab) as probes:
+    with made.make() as lab:
         lab.config_path = made.configure(lab)
-        lab.init_wg("lockdown")
-        with Watchdog(lab) as watchdog:
-            yield Chaos(lab, judge, probes, watchdog, seed)
+        endpoints = [lab.provider.endpoint._replace(port=port) for port in (WIREGUARD_PORT, TWIN_PORT)]
+        with Judge(lab, for_lab(lab, endpoints=endpoints)) as judge, Probes(lab) as probes:
+            lab.init_wg("lockdown")
+            with Watchdog(lab) as watchdog:
+                yield Chaos(lab, judge, probes, watchdog, seed)
 
 
 def report(outcome: Outcome, seed: int) -> str:

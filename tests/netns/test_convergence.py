@@ -439,6 +439,22 @@ def test_the_server_changes_in_place(running: Lab) -> None:
         lab.provider.admit()
 
 
+def test_the_uplink_moves_and_comes_back(running: Lab) -> None:
+    """WireGuard goes on by the source address and the interface by which it last heard the peer; that way is gone."""
+    lab = running
+    lab.plug_second_uplink()
+    try:
+        lab.init_wg("up")
+        assert lab.flows(timeout=2)
+    finally:
+        lab.unplug_second_uplink()
+    started = time.monotonic()
+    lab.init_wg("up")
+    wait_until(lambda: lab.flows(timeout=0.5), "traffic by the first uplink")
+    assert time.monotonic() - started < 8  # a session without an answer is given up after 15 s only
+    is_right(lab)
+
+
 # --- at once ---------------------------------------------------------------------------------------------------------
 
 

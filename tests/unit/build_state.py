@@ -77,7 +77,7 @@ def _after(state: State, step: Step) -> State:
             return state._replace(link=_link(state)._replace(mtu=item.mtu))
         case "link-up":
             return state._replace(link=_link(state)._replace(up=True))
-        case "configure" | "keepalive":
+        case "configure" | "aim" | "keepalive":
             return state._replace(device=_configured(state, *item))
         case "add-address":
             assert _link(state)
