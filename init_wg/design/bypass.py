@@ -138,9 +138,8 @@ def _parsed(words: tuple[str, ...], inside: tuple[Address, ...]) -> Iterable[Int
 
 
 def _deduced(pod: Pod, service_host: str | None) -> Iterable[tuple[Network, str]]:
-    for route in pod.routes:
-        network = ip_network(route.destination)
-        if route.kind == "unicast" and route.device == pod.uplink and is_local(network):
+    for network in map(ip_network, pod.origin.networks):
+        if is_local(network):
             yield network, "the pod's routes"
     if not service_host:
         return
@@ -149,8 +148,8 @@ def _deduced(pod: Pod, service_host: str | None) -> Iterable[tuple[Network, str]
         wide = ip_network((service, 16 if service.version == 4 else 108), strict=False)
         alone = ip_network(service)
         yield known or (wide if is_local(wide) else alone), "services, by KUBERNETES_SERVICE_HOST"
-    for address in pod.addresses:
-        wide = ip_network((address.ip, 16 if address.version == 4 else 48), strict=False)
+    for address in map(ip_network, pod.origin.addresses):
+        wide = ip_network((address.network_address, 16 if address.version == 4 else 48), strict=False)
         if is_local(wide):
             yield wide, "pods, by the pod's address"
 

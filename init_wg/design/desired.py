@@ -126,6 +126,7 @@ def policy(settings: Settings, tunnel: Tunnel, pod: Pod, now: Circumstances) -> 
         on_link=networks.spelled(map(networks.interval, on_link)),
         neighbours=networks.spelled(map(networks.interval, neighbours)),
         input_ports=settings.input_ports,
+        advertised=bool(pod.origin.announced),
         names=now.names,
         asked=now.asked,
         hole=now.hole,
@@ -138,7 +139,8 @@ def _on_link(pod: Pod) -> Iterator[str]:
     yield from (default.gateway for default in pod.defaults.values() if default.gateway)
     for route in pod.routes:
         direct = route.device == pod.uplink and route.gateway is None and route.kind == "unicast"
-        if direct and route.destination not in DEFAULT.values() and not pods.is_stray(route, pod):
+        passing = pods.is_stray(route, pod) or pods.is_announced(route, pod)
+        if direct and route.destination not in DEFAULT.values() and not passing:
             yield route.destination
 
 
@@ -217,7 +219,8 @@ def _rules(family: int, pod: Pod, tunnel: Tunnel) -> Iterator[Rule]:
 def _routes(settings: Settings, tunnel: Tunnel, pod: Pod, now: Circumstances) -> Iterator[Route]:
     kept = [route for route in pod.routes if not pods.is_stray(route, pod) or _named(route, now.bypass.networks)]
     yield from kept
-    yield from pods.record(kept, pod.uplink)
+    yield from pods.record((route for route in kept if not pods.is_announced(route, pod)), pod.uplink)
+    yield from pods.remember(pod.origin, now.families)
     for family in now.families:
         metric = IPV6_METRIC if family == INET6 else 0
         # With wg0 gone, or the firewall flushed: "no route to host", instead of main's default route.

@@ -65,13 +65,13 @@ def plan(want: State, have: State, sealed: str) -> tuple[Step, ...]:
     steps += _interface(want, have, replaced=replaced)
     steps += [_add_address(address) for address in sorted(want.addresses - have.addresses)]
     missing = sorted(want.routes - have.routes, key=_route_order)
-    steps += [_add_route(route) for route in missing if route.kind == "unreachable"]
+    steps += [_add_route(route) for route in missing if route.device is None]
     steps += [_add_rule(rule) for rule in sorted(want.rules - have.rules, key=_rule_order)]
     if is_sealed:
         steps += opening
     if want.link and (replaced or not have.link or have.link.up != want.link.up):
         steps.append(Step("link-up", want.link, f"interface {want.link.name}", "up", "down"))
-    steps += [_add_route(route) for route in missing if route.kind != "unreachable"]
+    steps += [_add_route(route) for route in missing if route.device is not None]
     if not want.ruleset:  # ENABLE_KILL_SWITCH=false: what protected until now goes when all else stands
         steps += opening
     steps += _aim(want, have)

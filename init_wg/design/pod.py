@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_interface, ip_network
+from ipaddress import ip_address, ip_interface, ip_network
 from typing import TYPE_CHECKING, NamedTuple
 
 from init_wg.errors import ConfigError, KernelError
@@ -10,8 +10,15 @@ from init_wg.model.networks import is_local
 from init_wg.model.state import (
     DEFAULT,
     FAMILIES,
+    INET,
+    INET6,
     MAIN_TABLE,
+    METRIC_ADDRESS,
+    METRIC_ANNOUNCED,
+    METRIC_NETWORK,
+    METRIC_SEEN,
     PROTOCOL,
+    PROTOCOL_KERNEL,
     PROTOCOL_RA,
     RECORD_TABLE,
     SCOPE_LINK,
@@ -23,7 +30,21 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Interface, IPv6Interface
 
     from init_wg.config.tunnel import Tunnel
-    from init_wg.model.snapshot import Snapshot
+    from init_wg.model.snapshot import InterfaceAddress, Snapshot
+
+
+#: A kind of route that no look-up takes for a way, in a table that none asks.
+_REMEMBERED = "throw"
+_METRICS = (METRIC_NETWORK, METRIC_ADDRESS, METRIC_ANNOUNCED)  # in the order of Origin's fields
+
+
+class Origin(NamedTuple):
+    """What the pod had when it was first set up: the destinations of the uplink's routes, its addresses, and the IPv6
+    prefixes that a router had advertised. What a neighbour advertises later opens nothing."""
+
+    networks: tuple[str, ...]
+    addresses: tuple[str, ...]
+    announced: tuple[str, ...]
 
 
 class Pod(NamedTuple):
@@ -31,9 +52,10 @@ class Pod(NamedTuple):
 
     uplink, mtu: the interface of the main table's best default route, and its MTU in bytes.
     links: every interface but the loopback and the tunnel.
-    addresses: the uplink's own (without IPv6's link-local ones).
+    addresses: the uplink's own (without IPv6's link-local ones, and those that somebody advertised later).
     defaults: family -> the default route that WireGuard's own packets take; a family without one is missing.
     routes: the main table's routes that are not ours, and those that are only in our record of it.
+    origin: what of all that was there from the beginning.
     """
 
     uplink: str
@@ -43,6 +65,7 @@ class Pod(NamedTuple):
     defaults: dict[int, Route]
     routes: tuple[Route, ...]
     recorded: tuple[Route, ...]
+    origin: Origin
 
 
 def discover(kernel: Snapshot, tunnel: str) -> Pod:
@@ -70,14 +93,80 @@ def discover(kernel: Snapshot, tunnel: str) -> Pod:
         )
     uplink = str(next(iter(defaults.values())).device)
     defaults = {family: route for family, route in defaults.items() if route.device == uplink}
+    entries = [each for each in kernel.addresses if names[each.link].name == uplink and each.scope < SCOPE_LINK]
+    lost = tuple(
+        route
+        for route in _restorable(recorded, [_interface(entry) for entry in entries])
+        if _twin(route) not in set(map(_twin, main))
+    )
+    routes = main + lost
+    origin = _remembered(kernel.routes, entries) or _origin(routes, entries, uplink)
+    announced = tuple(map(ip_network, origin.announced))
     addresses = tuple(
-        ip_interface(f"{entry.address.address}/{entry.address.prefix_length}")
-        for entry in kernel.addresses
-        if names[entry.link].name == uplink and entry.scope < SCOPE_LINK
+        _interface(entry)
+        for entry in entries
+        if not entry.announced or any(ip_address(entry.address.address) in network for network in announced)
     )
     mtu = next(interface.mtu for interface in kernel.interfaces if interface.name == uplink)
-    lost = tuple(route for route in _restorable(recorded, addresses) if _twin(route) not in set(map(_twin, main)))
-    return Pod(uplink, mtu, links, addresses, defaults, main + lost, recorded)
+    return Pod(uplink, mtu, links, addresses, defaults, routes, recorded, origin)
+
+
+def _interface(entry: InterfaceAddress) -> IPv4Interface | IPv6Interface:
+    return ip_interface(f"{entry.address.address}/{entry.address.prefix_length}")
+
+
+def _origin(routes: Iterable[Route], entries: Iterable[InterfaceAddress], uplink: str) -> Origin:
+    """At the first time, all that is there."""
+    entries = tuple(entries)
+    routes = [r for r in routes if r.device == uplink and r.kind == "unicast" and not r.destination.startswith("fe80:")]
+    advertised = [str(_interface(entry).network) for entry in entries if entry.announced]
+    advertised += [route.destination for route in routes if route.protocol == PROTOCOL_RA]
+    return Origin(
+        networks=_each(route.destination for route in routes if route.destination not in DEFAULT.values()),
+        addresses=_each(str(ip_network(entry.address.address)) for entry in entries),
+        announced=_each(advertised),
+    )
+
+
+def _remembered(routes: Iterable[Route], entries: Iterable[InterfaceAddress]) -> Origin | None:
+    """From our record; None when there is none, or when the pod was moved: it has addresses, and none of those."""
+    found: dict[int, list[str]] = {}
+    for route in routes:
+        if route.table == RECORD_TABLE and route.kind == _REMEMBERED:
+            found.setdefault(route.metric, []).append(route.destination)
+    if METRIC_SEEN not in found:
+        return None
+    before = set(found.get(METRIC_ADDRESS, ()))
+    now = {str(ip_network(entry.address.address)) for entry in entries if not entry.announced}
+    if now and before.isdisjoint(now):
+        return None
+    return Origin(*(_each(found.get(metric, ())) for metric in _METRICS))
+
+
+def remember(origin: Origin, families: Iterable[int]) -> Iterable[Route]:
+    """The routes that keep it in the kernel, for as long as the pod's network lives. No rule looks them up."""
+    families = tuple(families)
+    yield Route(INET, RECORD_TABLE, DEFAULT[INET], None, kind=_REMEMBERED, metric=METRIC_SEEN)
+    for metric, destinations in zip(_METRICS, origin, strict=True):
+        for destination in destinations:
+            family = INET6 if ":" in destination else INET
+            if family in families:
+                yield Route(family, RECORD_TABLE, destination, None, kind=_REMEMBERED, metric=metric)
+
+
+def _each(destinations: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(set(destinations)))
+
+
+def is_announced(route: Route, pod: Pod) -> bool:
+    """An IPv6 route that was advertised since the beginning, or that the kernel made for what was: they come and go."""
+    if route.family != INET6 or route.device != pod.uplink or route.protocol not in (PROTOCOL_KERNEL, PROTOCOL_RA):
+        return False
+    if route.destination == DEFAULT[INET6] or route.destination in pod.origin.networks:
+        return False
+    network = ip_network(route.destination)
+    own = any(address.version == 6 and address.ip in network for address in pod.addresses)
+    return route.protocol == PROTOCOL_RA or not (own or network.is_link_local)
 
 
 def apart(pod: Pod, tunnel: Tunnel, *, new: bool) -> Pod:
@@ -111,7 +200,9 @@ def is_stray(route: Route, pod: Pod) -> bool:
 
     Kept are default routes, private networks, and the link that the pod itself or its gateway is on.
     """
-    if route.destination in DEFAULT.values() or route.kind != "unicast":
+    if route.destination in DEFAULT.values() or route.kind != "unicast" or route.protocol == PROTOCOL_RA:
+        return False
+    if is_announced(route, pod):
         return False
     network = ip_network(route.destination)
     gateways = {default.gateway for default in pod.defaults.values()}

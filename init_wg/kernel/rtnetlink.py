@@ -17,7 +17,7 @@ KINDS = {1: "unicast", 2: "local", 3: "broadcast", 4: "anycast", 5: "multicast",
          8: "prohibit", 9: "throw"}  # fmt: skip
 ONLINK, RULE_INVERT = 4, 2
 _GETLINK, _GETADDR, _GETROUTE, _GETRULE = 18, 22, 26, 34
-_CLONED = 0x200
+_CLONED, _PERMANENT = 0x200, 0x80  # RTM_F_CLONED, IFA_F_PERMANENT
 NH_ID = 30  # RTA_NH_ID
 PORT_RANGE, _PORT_MASK = 24, 29  # FRA_DPORT_RANGE, FRA_DPORT_MASK (Linux 6.15 shows a full one with any port)
 # How the kernel begins a route's attributes, RTA_TABLE and RTA_DST, but for their values; and where these end.
@@ -44,10 +44,12 @@ def _interface(data: bytes) -> Interface:
 
 
 def _address(data: bytes) -> InterfaceAddress:
-    family, length, _, scope, index = struct.unpack_from("=BBBBI", data)
+    family, length, flags, scope, index = struct.unpack_from("=BBBBI", data)
     found = attributes(data, 8)
     own = found.get(2) or found.get(1, b"")  # IFA_LOCAL is ours; IFA_ADDRESS may be the other end's
-    return InterfaceAddress(index, Address(family, _show(own), length), scope)
+    return InterfaceAddress(
+        index, Address(family, _show(own), length), scope, announced=family == INET6 and not flags & _PERMANENT
+    )
 
 
 def _routes(messages: Iterable[bytes], names: dict[int, str]) -> Iterator[Route]:

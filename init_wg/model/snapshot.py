@@ -17,11 +17,13 @@ class Interface(NamedTuple):
 
 
 class InterfaceAddress(NamedTuple):
-    """An address, and the index of its link; scope as in rtnetlink (0 universe, 253 link)."""
+    """An address, and the index of its link; scope as in rtnetlink (0 universe, 253 link). announced: the kernel made
+    it because a router advertised its prefix, and takes it away when nobody does any more."""
 
     link: int
     address: Address
     scope: int
+    announced: bool = False
 
 
 class Snapshot(NamedTuple):

@@ -24,6 +24,9 @@ PASS_MARK = 51821
 RECORD_TABLE = 51821
 MAIN_TABLE, DEFAULT_TABLE, LOCAL_TABLE = 254, 253, 255
 
+#: There, routes without a device remember what the pod had when it was first set up; their metrics say what each is.
+METRIC_SEEN, METRIC_NETWORK, METRIC_ADDRESS, METRIC_ANNOUNCED = 51820, 51821, 51822, 51823
+
 #: Who made a route (rtm_protocol): the numbers below 16 are the kernel's, up to 255 are free to use.
 PROTOCOL = 151
 PROTOCOL_KERNEL, PROTOCOL_RA = 2, 9

@@ -27,6 +27,7 @@ FIELDS = {
     "routes",
     "refused_packets",
     "dns",
+    "notices",
     "drift",
 }
 PEER_FIELDS = {

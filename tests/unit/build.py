@@ -194,4 +194,5 @@ def policy(draw: st.DrawFn, links: tuple[str, ...] | None = None) -> Policy:
         names=draw(st.none() | names_policy()),
         asked=draw(hosts()),
         hole=draw(st.none() | st.builds(Hole, hosts(least=1), ports)),
+        advertised=draw(st.booleans()),
     )

@@ -7,8 +7,10 @@ from ipaddress import ip_address, ip_interface, ip_network
 import pytest
 
 from init_wg.design import bypass
+from init_wg.design.pod import Pod
 from init_wg.errors import ConfigError
 from init_wg.model.networks import Network, covers, interval, is_local, prefixes, spelled
+from init_wg.model.state import Route
 from tests.unit import build
 
 #: A pod whose own networks lie apart from all service networks, and IPv4 only: what is found is the service's.
@@ -16,6 +18,13 @@ PLAIN = build.pod(
     addresses=(build.POD_ADDRESSES[0],),
     routes=(build.route("0.0.0.0/0", gateway="10.244.1.1"), build.linked("10.244.1.0/24", "10.244.1.7")),
 )
+
+
+def with_routes(*routes: Route) -> Pod:
+    """The same pod with more routes on its uplink, from the beginning."""
+    more = tuple(route.destination for route in routes if route.device == PLAIN.uplink)
+    origin = PLAIN.origin._replace(networks=(*PLAIN.origin.networks, *more))
+    return PLAIN._replace(routes=(*PLAIN.routes, *routes), origin=origin)
 
 
 def chosen(cidrs: str = "auto", service: str | None = None, **more: str) -> bypass.Bypass:
@@ -86,7 +95,7 @@ SECOND_LINK = (build.linked("192.168.9.0/24")._replace(device="net1"), build.rou
 
 @pytest.mark.parametrize("cidrs", ["auto", "private", "10.0.0.0/16", "192.168.9.0/24"])
 def test_a_second_link_stays_closed_and_is_told(cidrs: str) -> None:
-    pod = PLAIN._replace(routes=(*PLAIN.routes, *SECOND_LINK), links=("eth0", "net1", "net2"))
+    pod = with_routes(*SECOND_LINK)._replace(links=("eth0", "net1", "net2"))
     found = bypass.choose(build.settings(BYPASS_CIDRS=cidrs), pod, build.tunnel(), None)
     assert found.closed[-3:] == (
         "192.168.9.0/24 (on net1, which is not the uplink eth0)",
@@ -106,7 +115,7 @@ def test_what_a_list_closes_is_told() -> None:
 
 
 def test_a_public_network_of_the_pods_is_told() -> None:
-    pod = PLAIN._replace(routes=(*PLAIN.routes, build.linked("198.51.100.0/24")))
+    pod = with_routes(build.linked("198.51.100.0/24"))
     found = bypass.choose(build.settings(), pod, build.tunnel(), None)
     assert found.closed == ("198.51.100.0/24 (public: BYPASS_CIDRS may name it)",)
     named = bypass.choose(build.settings(BYPASS_CIDRS="auto,198.51.100.0/24"), pod, build.tunnel(), None)
@@ -134,14 +143,15 @@ METADATA = ("169.254.169.254", "169.254.170.23", "fe80::1", "fd00:ec2::254", "fd
 )
 @pytest.mark.parametrize("cidrs", ["auto", "private", "auto,private"])
 def test_nothing_deduced_reaches_a_clouds_metadata(address: str, network: str, cidrs: str) -> None:
-    pod = PLAIN._replace(addresses=(ip_interface(address),), routes=(*PLAIN.routes, build.linked(network)))
+    more = with_routes(build.linked(network))
+    pod = more._replace(origin=more.origin._replace(addresses=(str(ip_interface(address).ip),)))
     found = bypass.choose(build.settings(BYPASS_CIDRS=cidrs), pod, build.tunnel(), "10.96.0.1")
     assert any(covers(each, ip_address("10.244.1.8")) for each in networks(found))
     assert not any(covers(each, ip_address(one)) for each in networks(found) for one in METADATA)
 
 
 def test_what_is_all_metadata_is_not_told_as_opened_or_closed() -> None:
-    pod = PLAIN._replace(routes=(*PLAIN.routes, build.linked("fd00:ec2::/64"), build.linked("169.254.172.0/22")))
+    pod = with_routes(build.linked("fd00:ec2::/64"), build.linked("169.254.172.0/22"))
     found = bypass.choose(build.settings(), pod, build.tunnel(), None)
     assert found.explanation == "bypass: 10.244.1.0/24 (the pod's routes)"
 
@@ -152,18 +162,18 @@ def test_metadata_can_be_named() -> None:
 
 @pytest.mark.parametrize("destination", ["198.51.100.0/24", "0.0.0.0/1", "128.0.0.0/1", "9.0.0.0/8", "2001:db8::/32"])
 def test_a_public_route_of_the_pod_is_not_taken_over(destination: str) -> None:
-    pod = PLAIN._replace(routes=(*PLAIN.routes, build.route(destination, gateway="10.244.1.1")))
+    pod = with_routes(build.route(destination, gateway="10.244.1.1"))
     found = bypass.choose(build.settings(), pod, build.tunnel(), None)
     assert found.networks == ("10.244.1.0/24",)
 
 
 def test_a_route_of_another_link_is_not_taken_over() -> None:
-    pod = PLAIN._replace(routes=(*PLAIN.routes, build.route("192.168.9.0/24", device="net1")))
+    pod = with_routes(build.route("192.168.9.0/24", device="net1"))
     assert bypass.choose(build.settings(), pod, build.tunnel(), None).networks == ("10.244.1.0/24",)
 
 
 def test_link_local_networks_are_no_bypass() -> None:
-    pod = PLAIN._replace(routes=(*PLAIN.routes, build.route("169.254.169.254/32"), build.linked("fe80::/64")))
+    pod = with_routes(build.route("169.254.169.254/32"), build.linked("fe80::/64"))
     assert bypass.choose(build.settings(), pod, build.tunnel(), None).networks == ("10.244.1.0/24",)
 
 

@@ -318,7 +318,7 @@ def test_any_address_comes_back(host: object, length: int, add: bool) -> None:
     (message,) = memory.told
     assert message[:2] == ((NEWADDR, CREATE | REPLACE) if add else (DELADDR, 0))
     memory.shown[GETADDR] = [message[2]]
-    assert read(memory).addresses == (InterfaceAddress(7, address, 0),)
+    assert read(memory).addresses == (InterfaceAddress(7, address, 0, announced=address.family == INET6),)
 
 
 def test_of_a_point_to_point_address_the_local_end_is_ours(memory: Memory) -> None:

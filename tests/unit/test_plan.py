@@ -359,7 +359,7 @@ def found(draw: st.DrawFn) -> State:
     """Whatever the kernel can hold: no routes on a link that is down or not there, no settings on a foreign one."""
     link = draw(st.sampled_from(LINKS))
     routes = draw(SOME_ROUTES) | draw(st.frozensets(st.sampled_from(ROGUE_ROUTES)))
-    if not any(r.destination == "0.0.0.0/0" and r.table in (MAIN_TABLE, RECORD_TABLE) for r in routes):
+    if not any(r.destination == "0.0.0.0/0" and r.device and r.table in (MAIN_TABLE, RECORD_TABLE) for r in routes):
         routes |= {build.MAIN_ROUTES[0]}  # without any default route there is no uplink, and no plan
     if link is None or not link.up:
         routes = frozenset(route for route in routes if route.device != "wg0")

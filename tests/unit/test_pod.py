@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from init_wg.design.pod import discover, is_stray, record
+from init_wg.design.pod import Pod, discover, is_announced, is_stray, record, remember
 from init_wg.errors import KernelError
 from init_wg.model.snapshot import Interface, InterfaceAddress
 from init_wg.model.state import INET, INET6, MAIN_TABLE, PROTOCOL, PROTOCOL_RA, RECORD_TABLE, TABLE, Address, Route
@@ -169,3 +169,73 @@ def test_a_gateways_host_route_is_restored_although_no_address_is_in_it() -> Non
 def test_a_record_that_names_the_tunnel_is_no_record() -> None:
     forged = recorded(build.route("0.0.0.0/0", "wg0"), build.route("10.0.0.0/8", device="wg0"))
     assert discover(build.snapshot(routes=(*build.MAIN_ROUTES, *forged)), "wg0") == build.pod()
+
+
+# --- what the pod had from the beginning -------------------------------------------------------------------------
+
+#: Of a neighbour that advertises fd99::/64 (and, once, a whole /8) when the pod has long been set up.
+LATER = (InterfaceAddress(2, Address(INET6, "fd99::a:b", 64), 0, announced=True),)
+LATER_ROUTES = (
+    build.linked("fd99::/64"),
+    build.route("fd00::/8", gateway="fe80::9", protocol=PROTOCOL_RA),
+    build.route("2001:db8:9::/48", gateway="fe80::9", protocol=PROTOCOL_RA),
+)
+
+
+def remembered(pod: Pod) -> tuple[Route, ...]:
+    return tuple(remember(pod.origin, (INET, INET6)))
+
+
+def test_at_first_all_that_is_there_counts() -> None:
+    pod = build.pod()
+    assert pod.origin.networks == ("10.244.0.0/16", "10.244.1.0/24", "fd00:244:1::/64")
+    assert pod.origin.addresses == ("10.244.1.7/32", "fd00:244:1::7/128")
+    assert pod.origin.announced == ()
+    assert build.pod(routes=(*build.MAIN_ROUTES, *remembered(pod))).origin == pod.origin
+
+
+def test_what_is_advertised_later_changes_nothing() -> None:
+    before = build.pod()
+    routes = (*build.MAIN_ROUTES, *LATER_ROUTES)
+    after = build.pod(routes=(*routes, *remembered(before)), addresses=(*build.POD_ADDRESSES, *LATER))
+    assert after == before._replace(routes=routes)
+    for route in LATER_ROUTES:
+        assert is_announced(route, after)
+        assert not is_stray(route, after)  # it would come again with the next advertisement
+
+
+def test_a_pod_that_lives_by_advertisements_keeps_them() -> None:
+    """Its CNI leaves IPv6 to the link's router: that prefix counts, another one later does not."""
+    routes = (*build.MAIN_ROUTES, LATER_ROUTES[0])
+    before = build.pod(routes=routes, addresses=(*build.POD_ADDRESSES, *LATER))
+    assert "fd99::/64" in before.origin.networks
+    assert before.origin.announced == ("fd99::/64",)
+    rogue = (InterfaceAddress(2, Address(INET6, "fd66::1", 64), 0, announced=True), build.linked("fd66::/64"))
+    renewed = InterfaceAddress(2, Address(INET6, "fd99::c:d", 64), 0, announced=True)  # a temporary one
+    after = build.pod(
+        routes=(*routes, rogue[1], *remembered(before)), addresses=(*build.POD_ADDRESSES, *LATER, renewed, rogue[0])
+    )
+    assert after.origin == before.origin
+    assert {str(address.ip) for address in after.addresses} == {"10.244.1.7", "fd00:244:1::7", "fd99::a:b", "fd99::c:d"}
+    assert is_announced(rogue[1], after)
+    assert not is_announced(routes[-1], after)
+
+
+def test_a_pod_that_was_moved_begins_anew() -> None:
+    """Docker's `network connect`: another link, another address. What is advertised moves nobody."""
+    before = build.pod()
+    moved = (InterfaceAddress(2, Address(INET, "10.9.0.7", 24), 0),)
+    routes = (build.linked("10.9.0.0/24"), build.route("0.0.0.0/0", gateway="10.9.0.1"), *remembered(before))
+    assert build.pod(routes=routes, addresses=moved).origin.networks == ("10.9.0.0/24",)
+    assert build.pod(routes=routes, addresses=LATER).origin == before.origin
+
+
+def test_a_network_by_hand_is_no_advertisement() -> None:
+    """An address that somebody gave the pod has a route of the kernel's, too."""
+    before = build.pod()
+    given = InterfaceAddress(2, Address(INET6, "2001:db8:7::7", 64), 0)
+    link = build.linked("2001:db8:7::/64")
+    after = build.pod(routes=(*build.MAIN_ROUTES, link, *remembered(before)), addresses=(*build.POD_ADDRESSES, given))
+    assert not is_announced(link, after)
+    assert str(after.addresses[-1].ip) == "2001:db8:7::7"
+    assert after.origin == before.origin

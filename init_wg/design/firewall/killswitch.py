@@ -294,6 +294,9 @@ def _input(policy: Policy) -> list[str]:
     rules += [f"{match} drop" for match in _by_family("daddr", policy.tunnel_addresses)]
     rules.append(f"{uplink} ct direction reply accept")
     rules += [f"{uplink} {_family(a)} saddr {a} udp sport {port} accept" for a, port in policy.endpoints]
+    # Any neighbour can advertise itself, or other ways: routes, addresses, and what leads to it.
+    unheard = "nd-redirect" if policy.advertised else "{ nd-router-advert, nd-redirect }"
+    rules.append(f"{uplink} icmpv6 type {unheard} drop")
     # A flow from before the lockdown: its server goes on sending, conntrack would take that for a connection that
     # came in, and what the pod answers for a reply. In mid-stream TCP, and UDP to a port that clients use
     # (net.ipv4.ip_local_port_range), only the bypass networks may begin.

@@ -35,6 +35,7 @@ class Policy(NamedTuple):
     links: every interface but the loopback and the tunnel; the gate watches them (none: no egress hook).
     routed: the gate can ask whether a packet was routed.
     inside: the networks that AllowedIPs lead into the tunnel.
+    advertised: the pod lives by router advertisements, and has to hear them.
     on_link: the networks of the pod's own link, and its gateways.
     neighbours: whose link-layer addresses may be asked for: these, IPv6's link-local ones, and without a gateway
     whatever may be reached.
@@ -55,3 +56,4 @@ class Policy(NamedTuple):
     names: Names | None
     asked: tuple[str, ...]
     hole: Hole | None = None
+    advertised: bool = False
