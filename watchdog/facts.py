@@ -256,10 +256,11 @@ def files(path: str) -> int:
         paths = [path, path.removesuffix(".conf") + ".address"]
     except OSError as error:
         return hash((path, error.errno))
-    return hash(tuple(map(_file, paths)))
+    return hash(tuple(map(file, paths)))
 
 
-def _file(path: str) -> tuple[object, ...]:
+def file(path: str) -> tuple[object, ...]:
+    """The same for one file."""
     try:
         status = os.stat(path)
     except OSError as error:

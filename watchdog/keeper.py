@@ -62,7 +62,14 @@ class Keeper:
         self._incidents = Incidents()
         self._kernel = facts.Kernel(settings.interface)
         self._supervisor = Supervisor(loop, environment, self._look_soon)
-        self._reloader = Reloader(loop, self._supervisor.spawn, settings.config, self._server_in_use, self._configured)
+        self._reloader = Reloader(
+            loop,
+            self._supervisor.spawn,
+            settings.config,
+            self._server_in_use,
+            self._configured,
+            settings.input_ports_file,
+        )
         self._probe = Probe(loop, settings.interface, self._answered)
         self._forwarder = Forwarder(loop, self._supervisor.spawn, self._go)
         self._endpoint = Endpoint(

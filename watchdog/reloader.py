@@ -32,7 +32,8 @@ TIMEOUT, AGAIN = 60.0, 5.0
 
 
 class Reloader:
-    """One file, or a folder of servers. `in_use` tells the one that is set up; `apply` is to set up what is on disk."""
+    """One file, or a folder of servers. `in_use` tells the one that is set up; `apply` is to set up what is on disk.
+    ports: the file of VPN_INPUT_PORTS_FILE, "" for none."""
 
     def __init__(
         self,
@@ -41,6 +42,7 @@ class Reloader:
         path: str,
         in_use: Callable[[], Server | None],
         apply: Callable[[], None],
+        ports: str = "",
     ) -> None:
         self._loop = loop
         self._spawn = spawn
@@ -49,6 +51,8 @@ class Reloader:
         self._apply = apply
         self._next = loop.now()
         self._seen = facts.files(path)
+        self._ports = ports
+        self._ports_seen = facts.file(ports)
         self._check: Child | None = None
         self._due: Timer | None = None
         self._last_good = Remembered()
@@ -76,6 +80,21 @@ class Reloader:
         if files != self._seen:
             self._seen = files
             self._later(QUIET, self._changed)
+        ports = facts.file(self._ports)
+        if ports != self._ports_seen:
+            self._ports_seen = ports
+            self._loop.call_later(QUIET, self._ports_changed)
+
+    def _ports_changed(self) -> None:
+        """It needs no validation: the setup itself keeps the open ports where the file is wrong. And none is worth a
+        look at the configuration, which may be wrong at the time."""
+        ports = facts.file(self._ports)
+        if ports != self._ports_seen:
+            self._ports_seen = ports
+            self._loop.call_later(QUIET, self._ports_changed)
+            return
+        log.info(f"{self._ports} changed")
+        self._apply()
 
     def _later(self, delay: float, call: Callable[[], None]) -> None:
         """One at a time: each of them reads all that is there by then."""

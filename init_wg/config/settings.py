@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from init_wg.errors import ConfigError
 from init_wg.log import LEVELS
+from init_wg.model import ports
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -31,7 +32,8 @@ class Settings(NamedTuple):
     dns_config: bool
     dns_mode: str  # tunnel, split, cluster
     cluster_domain: str | None
-    input_ports: tuple[int, ...]
+    input_ports: tuple[str, ...]  # sorted and disjoint, "51413" or "50000-50100"
+    input_ports_file: str  # more of them, which may change at any time; "": none
     handshake_timeout: float
     health_probe: bool
     health_port: int
@@ -114,11 +116,8 @@ def _domain(text: str) -> str | None:
     return ".".join(labels)
 
 
-def _ports(text: str) -> tuple[int, ...]:
-    if text.lower() == "none":
-        return ()
-    ports = {_port(word) for word in text.replace(",", " ").split()}
-    return tuple(sorted(ports))
+def _ports(text: str) -> tuple[str, ...]:
+    return () if text.lower() == "none" else ports.parse(text)
 
 
 def _port(text: str) -> int:
@@ -162,15 +161,23 @@ TABLE = (
             "or `none`. `auto` means the pod's own private networks, the service network deduced from "
             "`KUBERNETES_SERVICE_HOST` and, in Kubernetes, the pod's /16 (IPv6: /48). `private` means RFC 1918 and "
             "fc00::/7. A listed network is rejected if it contains the tunnel's addresses, its DNS servers, or half of "
-            "the internet."),
+            "the internet. A public network, or a cloud's metadata service (169.254.0.0/16 and others), is opened only "
+            "if it is named. The pod's networks are those that it had when it was first set up: what a neighbour "
+            "advertises later opens nothing. The log and `status` list the result and what stays closed."),
     Setting("ENABLE_DNS_CONFIG", "dns_config", "true", _boolean, "true or false", "setup",
             "`false` redirects no query."),
     Setting("DNS_MODE", "dns_mode", "tunnel", _one_of("tunnel", "split", "cluster"), "tunnel, split or cluster", "both",
             "`tunnel`, `split` or `cluster`, **which leaks names**. See [dns.md](dns.md)."),
     Setting("CLUSTER_DOMAIN", "cluster_domain", "auto", _domain, "auto or a domain name", "setup",
             "The domain that the cluster's resolver answers in `split`; `auto` takes it from the search list."),
-    Setting("VPN_INPUT_PORTS", "input_ports", "none", _ports, "none or a list of ports, 1 to 65535", "setup",
-            "Ports (TCP and UDP) that may be reached through the tunnel, for a provider's port forwarding."),
+    Setting("VPN_INPUT_PORTS", "input_ports", "none", _ports, "none or a list of ports, 1 to 65535, and ranges of them",
+            "setup",
+            "Ports (TCP and UDP) that may be reached through the tunnel, for a provider's port forwarding; ranges, "
+            "too: `6881, 50000-50100`."),
+    Setting("VPN_INPUT_PORTS_FILE", "input_ports_file", "", str, "a path", "both",
+            "A file of more such ports, one for each line, that may change while the pod runs: a NAT-PMP client writes "
+            "it into a shared volume, and the watchdog applies it within three seconds. Without the file there are "
+            "none; while it is wrong, the open ports stay."),
     Setting("HANDSHAKE_TIMEOUT", "handshake_timeout", "15", _seconds(0.1, 3600), "a number of seconds, 0.1 to 3600",
             "both",
             "Seconds that `up` waits for a first handshake, per server."),

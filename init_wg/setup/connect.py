@@ -15,7 +15,7 @@ from init_wg.errors import ConfigError, HandshakeError, InitWgError, KernelError
 from init_wg.kernel import device, lock, netlink
 from init_wg.model import server, wireguard
 from init_wg.model.state import WIREGUARD
-from init_wg.setup import endpoints, reconcile
+from init_wg.setup import endpoints, input_ports, reconcile
 from init_wg.setup.observe import Observation, observe
 from init_wg.setup.reconcile import Comparison, Goal
 
@@ -47,6 +47,7 @@ def up(settings: Settings, environment: Mapping[str, str], first: str | None = N
     failures: list[InitWgError] = []
     with lock.acquire(LOCK_TIMEOUT), netlink.Socket() as kernel:
         seen = observe(kernel, settings.interface)
+        settings = input_ports.extended(settings, seen.state.ruleset)
         for tunnel in (ordered := _order(files, seen.state, first)):
             try:
                 alone = len(ordered) == 1
@@ -83,6 +84,7 @@ def compare(settings: Settings, environment: Mapping[str, str]) -> tuple[Tunnel,
     files = _load(settings.config)
     with netlink.Socket() as kernel:
         seen = observe(kernel, settings.interface)
+    settings = input_ports.extended(settings, seen.state.ruleset)
     tunnel = _order(files, seen.state, None)[0]
     goal = Goal(settings, environment, tunnel, endpoints.known(tunnel, seen.state))
     return tunnel, reconcile.compare(goal, seen, reconcile.preferred_kind(settings, seen.state))

@@ -16,6 +16,7 @@ from init_wg.design.desired import Circumstances
 from init_wg.design.firewall.policy import Hole, Names, Policy
 from init_wg.design.pod import Pod, discover
 from init_wg.model import networks
+from init_wg.model.ports import merge
 from init_wg.model.secret import Secret
 from init_wg.model.snapshot import Interface, InterfaceAddress, Snapshot
 from init_wg.model.state import INET, INET6, IPV6_METRIC, MAIN_TABLE, PROTOCOL_KERNEL, SCOPE_LINK, Address, Route
@@ -133,6 +134,7 @@ def circumstances(**changes: Any) -> Circumstances:
 # --- random policies ---------------------------------------------------------------------------------------------
 
 ports = st.integers(1, 65535)
+port_ranges = st.tuples(ports, st.integers(0, 300))
 names = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}", fullmatch=True)
 #: Few bits set or many, so that runs of zeros, which IPv6 spells in a way of its own, are often there.
 _ipv6_numbers = st.builds(
@@ -190,7 +192,7 @@ def policy(draw: st.DrawFn, links: tuple[str, ...] | None = None) -> Policy:
         bypass=networks.spelled(draw(intervals(12))),
         on_link=networks.spelled(near),
         neighbours=networks.spelled([*LINK_LOCAL, *near]),
-        input_ports=tuple(sorted(draw(st.sets(ports, max_size=6)))),
+        input_ports=merge([f"{low}-{min(low + more, 65535)}" for low, more in draw(st.lists(port_ranges, max_size=6))]),
         names=draw(st.none() | names_policy()),
         asked=draw(hosts()),
         hole=draw(st.none() | st.builds(Hole, hosts(least=1), ports)),

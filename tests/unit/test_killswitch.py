@@ -47,7 +47,7 @@ RULESETS = {
     "opened-without-gate": killswitch.opened(ORDINARY._replace(links=())),
     "opened-without-realms": killswitch.opened(ORDINARY._replace(routed=False)),
     "opened-several-links": killswitch.opened(ORDINARY._replace(links=("eth0", "net1"))),
-    "opened-input-ports": killswitch.opened(ORDINARY._replace(input_ports=(6881, 51413))),
+    "opened-input-ports": killswitch.opened(ORDINARY._replace(input_ports=("6881", "50000-50100"))),
     "opened-several-endpoints": killswitch.opened(
         ORDINARY._replace(endpoints=(("192.0.2.1", 51820), ("198.51.100.2", 443), ("2001:db8::1", 51820)))
     ),

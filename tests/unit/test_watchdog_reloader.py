@@ -30,11 +30,11 @@ class Check(NamedTuple):
 class Keeper:
     """Who uses it, in small: it ticks once a second, and counts what it is to apply."""
 
-    def __init__(self, loop: StillLoop, path: Path, in_use: str | None = None) -> None:
+    def __init__(self, loop: StillLoop, path: Path, in_use: str | None = None, ports: str = "") -> None:
         self.loop, self.in_use = loop, in_use
         self.checks: list[Check] = []
         self.applied = 0
-        self.reloader = Reloader(loop, self.spawn, str(path), self.server, self.apply)
+        self.reloader = Reloader(loop, self.spawn, str(path), self.server, self.apply, ports)
         self.wait(EVERY)
 
     def spawn(self, command: tuple[str, ...], timeout: float, ended: Callable[[Ended], None]) -> Child | None:
@@ -265,3 +265,38 @@ def test_a_run_may_be_the_first_to_see_a_bad_one(loop: StillLoop, file: Path, me
     assert keeper.reloader.refused == "wg0.conf:1: what is this?"
     keeper.reloader.run_begins(None)
     assert not keeper.reloader.run_refused(ended), "this was the one that worked"
+
+
+# --- the ports that a provider forwards --------------------------------------------------------------------------
+
+
+def test_the_ports_are_applied_whatever_becomes_of_the_file(loop: StillLoop, file: Path, tmp_path: Path) -> None:
+    ports = tmp_path / "forwarded_port"
+    keeper = Keeper(loop, file, ports=str(ports))
+    changes: tuple[Callable[[], object], ...] = (
+        lambda: ports.write_text("51999\n"),
+        lambda: ports.write_text("52000\n52001\n"),
+        lambda: (tmp_path / "new").write_text("52002\n") and (tmp_path / "new").rename(ports),
+        lambda: ports.write_text(""),
+        ports.unlink,
+    )
+    for number, change in enumerate(changes, 1):
+        change()
+        keeper.wait(EVERY + 2 * QUIET + 1)
+        assert keeper.applied == number
+        keeper.wait(10)
+        assert keeper.applied == number
+    assert keeper.checks == []  # the configuration is as it was
+
+
+def test_the_ports_are_applied_while_the_configuration_is_wrong(loop: StillLoop, file: Path, tmp_path: Path) -> None:
+    ports = tmp_path / "forwarded_port"
+    keeper = Keeper(loop, file, ports=str(ports))
+    file.write_text("nonsense\n")
+    keeper.wait(EVERY + QUIET + 1)
+    keeper.checks.pop().end(2, BAD)
+    assert (keeper.applied, bool(keeper.reloader.refused)) == (0, True)
+    ports.write_text("51999\n")
+    keeper.wait(EVERY + QUIET + 1)
+    assert (keeper.applied, keeper.checks) == (1, [])
+    assert keeper.reloader.refused

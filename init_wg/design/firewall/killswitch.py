@@ -30,6 +30,7 @@ FORWARDER_PORT, FORWARDER_SOURCE = 10053, "127.0.0.54"
 # On connections that came in and were let in: a bit of the connection's mark, whose others may be somebody's.
 _ADMITTED = "0x08000000"
 _DNS = "meta l4proto { tcp, udp } th dport 53"
+_INPUT_PORTS = "meta l4proto { tcp, udp } th dport"
 _NFPROTO = {"ip": "ipv4", "ip6": "ipv6"}
 # True for every packet that a routing look-up has sent here, for want of a better word: the expression reads the
 # realm of the packet's route and matches nothing if it has none, as a frame from AF_PACKET, whatever its mark.
@@ -289,7 +290,7 @@ def _input(policy: Policy) -> list[str]:
     rules += [f"{tunnel} {_family(a)} saddr {a} udp sport {port} drop" for a, port in policy.endpoints]
     rules.append(f"{tunnel} ct state established,related accept")
     if policy.input_ports:
-        rules.append(f"{tunnel} meta l4proto {{ tcp, udp }} th dport {_set(map(str, policy.input_ports))} accept")
+        rules.append(f"{tunnel} {_INPUT_PORTS} {_set(policy.input_ports)} accept")
     # To the tunnel's addresses, but not through the tunnel: CVE-2019-14899.
     rules += [f"{match} drop" for match in _by_family("daddr", policy.tunnel_addresses)]
     rules.append(f"{uplink} ct direction reply accept")
@@ -304,6 +305,14 @@ def _input(policy: Policy) -> list[str]:
     rules += [f"{uplink} {match} jump admit" for match in _beside("saddr", policy)]
     rules.append(f"{uplink} ct state new udp dport 32768-65535 counter drop")
     return [*rules, f"{uplink} jump admit"]
+
+
+def input_ports(ruleset: str, tunnel: str) -> list[str]:
+    """The ports that this text opens to peers in the tunnel, as _input has written them."""
+    start = f'iifname "{tunnel}" {_INPUT_PORTS} '
+    found = [line.strip() for line in ruleset.splitlines() if line.strip().startswith(start)]
+    words = [line.removeprefix(start).removesuffix(" accept").strip("{ }").split(", ") for line in found]
+    return [word for each in words for word in each]
 
 
 def _leaving(policy: Policy) -> list[str]:

@@ -52,7 +52,7 @@ class Policy(NamedTuple):
     bypass: tuple[str, ...]
     on_link: tuple[str, ...]
     neighbours: tuple[str, ...]
-    input_ports: tuple[int, ...]
+    input_ports: tuple[str, ...]
     names: Names | None
     asked: tuple[str, ...]
     hole: Hole | None = None
