@@ -104,7 +104,7 @@ def test_json(running: Lab) -> None:
     assert found["mtu"] == int(running.pod.run(["cat", "/sys/class/net/wg0/mtu"]).stdout)
     assert found["drift"] == []
     assert set(found["bypass"]) == {"networks", "closed"}
-    assert "10.43.0.0/16" in found["bypass"]["networks"]
+    assert "10.42.0.0/15" in found["bypass"]["networks"]  # pods and services
     assert found["bypass"]["closed"] == []
     assert found["rules"] >= 6
     assert found["routes"] >= 4
