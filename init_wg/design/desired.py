@@ -75,6 +75,7 @@ class Circumstances(NamedTuple):
     others: frozenset[OtherTunnel]
     names: Names | None
     asked: tuple[str, ...]
+    older: tuple[int, ...] = ()
     hole: Hole | None = None
 
 
@@ -129,6 +130,7 @@ def policy(settings: Settings, tunnel: Tunnel, pod: Pod, now: Circumstances) -> 
         advertised=bool(pod.origin.announced),
         names=now.names,
         asked=now.asked,
+        older=now.older,
         hole=now.hole,
     )
 

@@ -13,7 +13,7 @@ from init_wg.design import pod as pods
 from init_wg.design.firewall import killswitch
 from init_wg.design.plan import Step, plan
 from init_wg.errors import ConfigError, VerifyError
-from init_wg.kernel import netlink, nft
+from init_wg.kernel import netlink, nft, older
 from init_wg.model.state import INET, INET6, TUN, WIREGUARD, State
 from init_wg.setup import apply, lockdown
 from init_wg.setup.observe import Observation, observe
@@ -133,6 +133,7 @@ def compare(goal: Goal, seen: Observation, kind: str, hole: Hole | None = None) 
         others=seen.state.others,
         names=chosen_names._replace(group=os.getegid()) if chosen_names else None,
         asked=dns.asked(settings, resolv_conf),
+        older=_older(seen.state.ruleset),
         hole=hole,
     )
     want = desired.state(settings, tunnel, pod, now)
@@ -171,6 +172,12 @@ def _give_up(tunnel: Tunnel, comparison: Comparison) -> NoReturn:
         f"applied, but it reads back different: {'; '.join(map(str, steps[:3]))}; "
         "something else in this pod is changing its network: find it, or give the pod's network to init-wg alone"
     )
+
+
+def _older(ruleset: str) -> tuple[int, ...]:
+    """The ports that the rules remember from when they were first opened; what is open now, where there are none."""
+    remembered = killswitch.older(ruleset)
+    return older.ports() if remembered is None else remembered
 
 
 def _gate(settings: Settings, pod: Pod, ruleset: str) -> tuple[bool, bool]:

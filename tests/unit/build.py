@@ -195,6 +195,7 @@ def policy(draw: st.DrawFn, links: tuple[str, ...] | None = None) -> Policy:
         input_ports=merge([f"{low}-{min(low + more, 65535)}" for low, more in draw(st.lists(port_ranges, max_size=6))]),
         names=draw(st.none() | names_policy()),
         asked=draw(hosts()),
+        older=tuple(sorted(draw(st.sets(ports, max_size=12)))),
         hole=draw(st.none() | st.builds(Hole, hosts(least=1), ports)),
         advertised=draw(st.booleans()),
     )

@@ -35,6 +35,7 @@ ORDINARY = Policy(
     input_ports=(),
     names=build.NAMES,
     asked=(),
+    older=(5000, 40123),
 )
 SPLIT = Names(("10.64.0.1", "fc00::53"), (("192.0.2.53", "10.96.0.10"),), docker=True, forwarded=True)
 HOLE = Hole(("10.96.0.10", "fd00:96::a"), 40000)
@@ -250,7 +251,8 @@ def test_any_opened_kill_switch_lets_out_only_what_is_allowed(policy: Policy) ->
         into = [line for line in output if re.fullmatch(rf'oifname "[^"]+" {family} saddr .* accept', line)]
         assert len(into) == (own and bool(inside))
         assert all(f" {family} daddr @inside_{family} " in line for line in into) or inside == [everything]
-    assert text.count("\t\tflags constant,interval\n") == len(sets(text))
+    assert killswitch.older(text) == policy.older == tuple(map(int, found["older"]))
+    assert text.count("\t\tflags constant,interval\n") == len(found) - 1
 
 
 @settings(max_examples=40, deadline=None)
@@ -310,6 +312,12 @@ def test_what_comes_in() -> None:
         'iifname "wg0" ct state established,related accept',
     ]
     assert not any(line.startswith('iifname "wg0"') for line in lines[to_tunnel:])
+
+
+def test_the_ports_of_older_sockets_are_remembered() -> None:
+    assert killswitch.older(RULESETS["opened"]) == (5000, 40123)
+    assert killswitch.older(RULESETS["sealed"]) is None
+    assert killswitch.older(killswitch.opened(ORDINARY._replace(older=()))) == ()
 
 
 # --- loading -----------------------------------------------------------------------------------------------------

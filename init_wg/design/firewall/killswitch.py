@@ -42,6 +42,8 @@ _WIREGUARD_MESSAGE = "@th,64,32 { 0x1000000, 0x2000000, 0x3000000, 0x4000000 }"
 _IP_LATER = ("@nh,56,8 != 0x0", "@nh,48,8 != { 0x0, 0x20, 0x40, 0x60, 0x80, 0xa0, 0xc0, 0xe0 }")
 _IP6_LATER = "frag nexthdr 17 frag frag-off != 0"
 # The type of a family's addresses, and how many elements nft prints in one line of a set that has a name.
+_NEXT_LINE = ",\n\t\t\t     "
+_OLDER, _PORTS_A_LINE = "older", 5
 _SETS = {"ip": ("ipv4_addr", 2), "ip6": ("ipv6_addr", 1)}
 _EVERYTHING = {"ip": "0.0.0.0/0", "ip6": "::/0"}
 
@@ -93,7 +95,8 @@ def opened(policy: Policy) -> str:
     chains += [("input", _INPUT, _input(policy)), *_COMMON]
     chains.append(("leaving", "type filter hook postrouting priority filter; policy drop;", _leaving(policy)))
     narrow = [to for _, _, members in _inside_of(policy) for to in members if to not in _EVERYTHING.values()]
-    inet = _table("inet", [_REFUSE, *chains], [*_sets("bypass", policy.bypass), *_sets("inside", narrow)])
+    sets = [*_sets("bypass", policy.bypass), *_sets("inside", narrow), _older(policy.older)]
+    inet = _table("inet", [_REFUSE, *chains], sets)
     return inet + _gate(policy.links, _arp(policy), _wireguard(policy) + _later_fragments(policy), routed=policy.routed)
 
 
@@ -299,11 +302,11 @@ def _input(policy: Policy) -> list[str]:
     unheard = "nd-redirect" if policy.advertised else "{ nd-router-advert, nd-redirect }"
     rules.append(f"{uplink} icmpv6 type {unheard} drop")
     # A flow from before the lockdown: its server goes on sending, conntrack would take that for a connection that
-    # came in, and what the pod answers for a reply. In mid-stream TCP, and UDP to a port that clients use
-    # (net.ipv4.ip_local_port_range), only the bypass networks may begin.
+    # came in, and what the pod answers for a reply. In mid-stream TCP, and UDP to a socket that is as old, only the
+    # bypass networks may begin.
     rules += [f"{uplink} ct state new tcp flags {flags} counter drop" for flags in ("! syn", "fin,rst,ack")]
     rules += [f"{uplink} {match} jump admit" for match in _beside("saddr", policy)]
-    rules.append(f"{uplink} ct state new udp dport 32768-65535 counter drop")
+    rules.append(f"{uplink} ct state new udp dport @{_OLDER} counter drop")
     return [*rules, f"{uplink} jump admit"]
 
 
@@ -400,10 +403,28 @@ def _sets(name: str, networks: Iterable[str]) -> list[_Set]:
     found = []
     for family, members in _families_of(networks):
         kind, width = _SETS[family]
-        lines = [", ".join(members[at : at + width]) for at in range(0, len(members), width)]
-        elements = ",\n\t\t\t     ".join(lines)
-        found.append((f"{name}_{family}", [f"type {kind}", "flags constant,interval", f"elements = {{ {elements} }}"]))
+        found.append((f"{name}_{family}", [f"type {kind}", "flags constant,interval", _elements(members, width)]))
     return found
+
+
+def _older(ports: tuple[int, ...]) -> _Set:
+    """A set, and not a rule, holds the ports: it cannot be deleted while a rule asks for it."""
+    elements = _elements(list(map(str, ports)), _PORTS_A_LINE)
+    return _OLDER, ["type inet_service", *([elements] if ports else [])]
+
+
+def older(ruleset: str) -> tuple[int, ...] | None:
+    """The ports in a text that opened() has made; None when it has not."""
+    _, there, rest = ruleset.partition(f"\tset {_OLDER} {{\n")
+    if not there:
+        return None
+    words = rest.partition("\t}\n")[0].partition("elements = {")[2].replace(",", " ").split()
+    return tuple(int(word) for word in words if word.isdecimal())
+
+
+def _elements(members: list[str], width: int) -> str:
+    lines = [", ".join(members[at : at + width]) for at in range(0, len(members), width)]
+    return f"elements = {{ {_NEXT_LINE.join(lines)} }}"
 
 
 def _table(family: str, chains: list[_Chain], sets: Iterable[_Set] = ()) -> str:

@@ -39,6 +39,7 @@ class Policy(NamedTuple):
     on_link: the networks of the pod's own link, and its gateways.
     neighbours: whose link-layer addresses may be asked for: these, IPv6's link-local ones, and without a gateway
     whatever may be reached.
+    older: UDP ports of sockets that were open before: what comes in there may belong to a flow of the pod's own.
     """
 
     tunnel: str
@@ -55,5 +56,6 @@ class Policy(NamedTuple):
     input_ports: tuple[str, ...]
     names: Names | None
     asked: tuple[str, ...]
+    older: tuple[int, ...] = ()
     hole: Hole | None = None
     advertised: bool = False
