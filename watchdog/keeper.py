@@ -22,7 +22,7 @@ from .pages import Endpoint
 from .peer_health import DEAD, HEALTHY, UNKNOWN, Health, Verdict
 from .ping import Probe
 from .reloader import Reloader
-from .scheduler import CONFIG, DRIFT, PEER, START, VERIFY, Policy, Run
+from .scheduler import CONFIG, CONFIRM, DRIFT, PEER, START, VERIFY, Policy, Run
 from .status import Status
 from .supervisor import Supervisor
 
@@ -71,7 +71,7 @@ class Keeper:
             settings.input_ports_file,
         )
         self._probe = Probe(loop, settings.interface, self._answered)
-        self._forwarder = Forwarder(loop, self._supervisor.spawn, self._go)
+        self._forwarder = Forwarder(loop, self._supervisor.spawn, self._names_turned)
         self._endpoint = Endpoint(
             loop, settings, self._kernel, self._status, lambda: self._supervisor.error, lambda: self._policy.running
         )
@@ -80,6 +80,7 @@ class Keeper:
         self._look_due: Timer | None = None
         self._next_look = now
         self._reading: Reading | None = None
+        self._leading = False  # a run has to lead queries to the forwarder, or away from it
         self._aimed: tuple[int, facts.Server | None] = (0, None)  # at which tunnel the questions are
         self._verdict = Verdict(UNKNOWN, "the setup has not run yet")
         self._handshakes, self._handshake_at = 0, now + LOOK_EVERY
@@ -226,6 +227,14 @@ class Keeper:
             self._observe_device(self._loop.now())
             self._publish()
 
+    def _names_turned(self) -> None:
+        """The forwarder began to answer, or ended. With several resolvers, queries are led to it only while it runs."""
+        server = self._server_in_use()
+        if server and len(server.resolvers) > 1 and self._forwarder.needed:
+            self._leading = True
+            self._policy.demanded(self._loop.now(), Run(CONFIRM))
+        self._go()
+
     # --- doing -----------------------------------------------------------------------------------------------------
 
     def _go(self) -> None:
@@ -276,7 +285,8 @@ class Keeper:
         self._policy.finished(now, ended.code, before, after)
         if ended.code == scheduler.DONE:
             self._setup = ""
-            if changed and run.why != DRIFT:
+            self._leading = self._leading and run.why != CONFIRM
+            if changed and run.why not in (DRIFT, CONFIRM):
                 self._forwarder.renew()  # perhaps another server, with another resolver
             else:
                 self._forwarder.ensure()
@@ -348,7 +358,7 @@ class Keeper:
             verdict=self._verdict,
             remedy=status.trying(self._policy.running, self._reloader.names),
             diverted=self._diverted(),
-            names=self._forwarder.trouble,
+            names=self._forwarder.trouble or ("queries do not go to the DNS forwarder yet" if self._leading else ""),
             exit_check=self._exit_check.words if self._exit_check.failed else "",
         )
 

@@ -72,17 +72,20 @@ def read() -> ResolvConf:
         return ResolvConf((), ())
 
 
-def choose(settings: Settings, tunnel: Tunnel, pod: ResolvConf) -> Names | None:
-    """How DNS is steered; None where every query stays where its sender aimed it."""
+def choose(settings: Settings, tunnel: Tunnel, pod: ResolvConf, *, listening: bool = False) -> Names | None:
+    """How DNS is steered; None where every query stays where its sender aimed it.
+
+    listening: the forwarder runs. Without it several resolvers are not out of reach: the first one answers.
+    """
     resolvers = reach.resolvers(tunnel)
     if not settings.dns_config or settings.dns_mode == "cluster" or not resolvers:
         return None
     split = settings.dns_mode == "split"
     return Names(
-        resolvers=tuple(str(a) for a in one_for_each_family(resolvers)),
+        resolvers=tuple(map(str, resolvers)),
         cluster=tuple((ALIASES[a.version], str(a)) for a in _cluster(pod)) if split else (),
         docker=split and DOCKER_RESOLVER in pod.nameservers,
-        forwarded=split,
+        forwarded=split or (_several(resolvers) and listening),
     )
 
 
@@ -93,8 +96,13 @@ def asked(settings: Settings, pod: ResolvConf) -> tuple[str, ...]:
     return ()
 
 
-def forwarder(names: Names, pod: ResolvConf, domain: str | None, reverse: Iterable[str]) -> tuple[str, ...]:
-    """dnsmasq's command line. Nothing is read from files, nothing is written, and it stays in the foreground."""
+def forwarder(
+    names: Names, pod: ResolvConf, domain: str | None, reverse: Iterable[str], search: Iterable[str] = ()
+) -> tuple[str, ...]:
+    """dnsmasq's command line. Nothing is read from files, nothing is written, and it stays in the foreground.
+
+    search: the tunnel's own domains, whose names are never the cluster's.
+    """
     inside = [alias for alias, _ in names.cluster]
     inside += [f"{DOCKER_RESOLVER}@{FORWARDER_SOURCE}"] if names.docker else []
     # A guess like www.example.com.default.svc.cluster.local goes to the cluster and nowhere else; a search domain
@@ -117,7 +125,10 @@ def forwarder(names: Names, pod: ResolvConf, domain: str | None, reverse: Iterab
         "--bind-dynamic",  # Docker's containers may have no ::1
         "--cache-size=1000",
         "--edns-packet-max=1232",
+        # In their order, as resolv.conf's: the first may know names of which the second denies the existence.
+        *(["--strict-order"] if len(names.resolvers) > 1 else []),
         *(f"--server={resolver}" for resolver in names.resolvers),
+        *(f"--server=/{ours}/{resolver}" for ours in search if ours != own for resolver in names.resolvers if inside),
         *(f"--server=/{domain}/{server}" for domain in domains for server in inside),
         *(f"--rev-server={network},{server}" for network in reverse for server in inside),
     )
@@ -127,7 +138,14 @@ def needs_forwarder(names: Names, pod: ResolvConf) -> bool:
     """Does anything lead to the forwarder? A redirection into the tunnel needs none."""
     families = {ip_address(resolver).version for resolver in names.resolvers}
     others = any(ip_address(server).version not in families for server in pod.nameservers)
-    return names.forwarded or others or DOCKER_RESOLVER in pod.nameservers
+    several = _several(map(ip_address, names.resolvers))
+    return names.forwarded or several or others or DOCKER_RESOLVER in pod.nameservers
+
+
+def _several(resolvers: Iterable[Address]) -> bool:
+    """More than one of a family: a redirection knows one destination."""
+    versions = [address.version for address in resolvers]
+    return len(versions) > len(set(versions))
 
 
 def one_for_each_family(addresses: Iterable[Address]) -> tuple[Address, ...]:

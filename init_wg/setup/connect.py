@@ -15,7 +15,7 @@ from init_wg.errors import ConfigError, HandshakeError, InitWgError, KernelError
 from init_wg.kernel import device, lock, netlink
 from init_wg.model import server, wireguard
 from init_wg.model.state import WIREGUARD
-from init_wg.setup import endpoints, input_ports, reconcile
+from init_wg.setup import endpoints, input_ports, reconcile, resolvers
 from init_wg.setup.observe import Observation, observe
 from init_wg.setup.reconcile import Comparison, Goal
 
@@ -97,7 +97,9 @@ def forwarder(settings: Settings, environment: Mapping[str, str]) -> tuple[str, 
     chosen = dns.choose(settings, tunnel, resolv_conf)
     if chosen is None or not dns.needs_forwarder(chosen, resolv_conf):
         return None
-    return dns.forwarder(chosen, resolv_conf, settings.cluster_domain, comparison.bypass.networks)
+    chosen = chosen._replace(resolvers=resolvers.answering_first(chosen.resolvers, settings.interface))
+    networks = comparison.bypass.networks
+    return dns.forwarder(chosen, resolv_conf, settings.cluster_domain, networks, tunnel.search)
 
 
 def _load(path: str) -> dict[str, Tunnel | None]:

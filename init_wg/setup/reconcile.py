@@ -122,7 +122,7 @@ def compare(goal: Goal, seen: Observation, kind: str, hole: Hole | None = None) 
     chosen = bypass.choose(settings, pod, tunnel, goal.environment.get("KUBERNETES_SERVICE_HOST"))
     gate, routed = _gate(settings, pod, seen.state.ruleset)
     resolv_conf = dns.read()
-    chosen_names = dns.choose(settings, tunnel, resolv_conf)
+    chosen_names = dns.choose(settings, tunnel, resolv_conf, listening=_forwarder_listens())
     now = desired.Circumstances(
         kind=kind,
         endpoints=goal.endpoints,
@@ -140,6 +140,16 @@ def compare(goal: Goal, seen: Observation, kind: str, hole: Hole | None = None) 
     sealed = killswitch.sealed(pod.links if gate else (), routed=routed)
     notice = desired.mtu_notice(tunnel, pod, goal.endpoints)
     return Comparison(pod, chosen, want, plan(want, seen.state, sealed), sealed, (notice,) if notice else ())
+
+
+def _forwarder_listens() -> bool:
+    """Has somebody in this network the forwarder's port on the loopback?"""
+    port = f":{killswitch.FORWARDER_PORT:04X} "
+    try:
+        with open("/proc/net/udp") as file:  # local addresses in the second column, as "0100007F:2745"
+            return any(f"0100007F{port}" in line for line in file)
+    except OSError:
+        return False
 
 
 def down(kernel: netlink.Socket, settings: Settings) -> None:

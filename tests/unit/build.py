@@ -167,8 +167,8 @@ def hosts(draw: st.DrawFn, least: int = 0) -> tuple[str, ...]:
 
 @st.composite
 def names_policy(draw: st.DrawFn) -> Names:
-    """Any redirection of DNS: at most one resolver for each family."""
-    resolvers = [str(draw(family)) for family in (ipv4, ipv6) if draw(st.booleans())]
+    """Any redirection of DNS."""
+    resolvers = draw(st.lists((ipv4 | ipv6).map(str), max_size=3, unique=True))
     cluster = draw(st.lists(st.one_of(st.tuples(ipv4, ipv4), st.tuples(ipv6, ipv6)), max_size=3))
     pairs = tuple((str(alias), str(resolver)) for alias, resolver in cluster)
     return Names(tuple(resolvers), pairs, docker=draw(st.booleans()), forwarded=draw(st.booleans()))

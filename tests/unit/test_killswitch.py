@@ -52,6 +52,9 @@ RULESETS = {
     "opened-several-endpoints": killswitch.opened(
         ORDINARY._replace(endpoints=(("192.0.2.1", 51820), ("198.51.100.2", 443), ("2001:db8::1", 51820)))
     ),
+    "opened-dns-several": killswitch.opened(
+        ORDINARY._replace(names=build.NAMES._replace(resolvers=("10.64.0.9", "fc00:bbbb::1", "10.64.0.1")))
+    ),
     "opened-dns-split": killswitch.opened(ORDINARY._replace(names=SPLIT)),
     "opened-dns-cluster": killswitch.opened(ORDINARY._replace(names=None, asked=("10.96.0.10", "fd00:96::a"))),
     "opened-dns-docker": killswitch.opened(ORDINARY._replace(names=None, asked=("127.0.0.11",))),

@@ -64,10 +64,14 @@ def inside(*networks: str) -> tuple[Peer, ...]:
         pytest.param({}, {}, DOCKER, TUNNEL, id="tunnel, Docker"),
         pytest.param({}, {}, NOTHING, TUNNEL, id="tunnel, no resolv.conf"),
         pytest.param(
-            {}, {"dns": BOTH}, KUBE, TUNNEL._replace(resolvers=("10.64.0.1", "fc00:bbbb::1")), id="one for each family"
+            {}, {"dns": BOTH}, KUBE, TUNNEL._replace(resolvers=("10.64.0.1", "10.64.0.9", "fc00:bbbb::1")), id="all"
         ),
         pytest.param(
-            {}, {"dns": BOTH, "addresses": (ip_interface("10.64.0.2/32"),)}, KUBE, TUNNEL, id="only what it can reach"
+            {},
+            {"dns": BOTH, "addresses": (ip_interface("10.64.0.2/32"),)},
+            KUBE,
+            TUNNEL._replace(resolvers=("10.64.0.1", "10.64.0.9")),
+            id="only what it can reach",
         ),
         pytest.param({}, {"dns": BOTH, "peers": inside("10.64.0.1/32")}, KUBE, TUNNEL, id="what AllowedIPs cover"),
         pytest.param({}, {"peers": inside("10.0.0.0/10", "fc00::/7")}, KUBE, None, id="no AllowedIPs cover it"),
@@ -98,6 +102,22 @@ def inside(*networks: str) -> tuple[Peer, ...]:
 )
 def test_choose(environment: dict[str, str], file: dict[str, Any], pod: ResolvConf, chosen: Names | None) -> None:
     assert dns.choose(settings(**environment), tunnel(**file), pod) == chosen
+
+
+@pytest.mark.parametrize(
+    ("resolvers", "listening", "forwarded"),
+    [
+        (BOTH, True, True),
+        (BOTH, False, False),  # the first one answers, until a forwarder runs
+        (BOTH[:1], True, False),
+        ((BOTH[0], BOTH[2]), True, False),  # one for each family needs no forwarder
+    ],
+)
+def test_several_resolvers_are_the_forwarders(resolvers: Any, listening: bool, forwarded: bool) -> None:
+    chosen = dns.choose(settings(), tunnel(dns=resolvers), KUBE, listening=listening)
+    assert chosen
+    assert chosen.forwarded is forwarded
+    assert dns.needs_forwarder(chosen, KUBE) is (resolvers == BOTH)
 
 
 @pytest.mark.parametrize(
@@ -209,6 +229,25 @@ def test_forwarder(
     # Nothing from files, nothing into files, no other user: there is one capability and nothing to write to.
     for word in ("--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--pid-file=", "--user=root", "--group="):
         assert word in command
+
+
+def test_several_resolvers_are_asked_in_their_order() -> None:
+    several = dns.forwarder(TUNNEL._replace(resolvers=("10.64.0.9", "10.64.0.1")), KUBE, None, ())
+    assert [word for word in several if word.startswith("--s")] == [
+        "--strict-order",
+        "--server=10.64.0.9",
+        "--server=10.64.0.1",
+    ]
+    assert "--strict-order" not in dns.forwarder(TUNNEL, KUBE, None, ())
+
+
+def test_a_search_domain_of_the_tunnel_is_never_the_clusters() -> None:
+    split = dns.forwarder(SPLIT, KUBE, None, (), ("corp.cluster.local", "cluster.local"))
+    assert [word for word in split if word.startswith("--server")] == [
+        "--server=10.64.0.1",
+        "--server=/corp.cluster.local/10.64.0.1",
+        "--server=/cluster.local/192.0.2.53",
+    ]
 
 
 @pytest.mark.skipif(not shutil.which("dnsmasq"), reason="the Debian package dnsmasq-base")

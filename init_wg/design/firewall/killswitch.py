@@ -222,7 +222,8 @@ def _redirected(names: Names) -> list[str]:
     rules += ["ip daddr 127.0.0.0/8 return", "ip6 daddr ::1 return"]
     if names.forwarded:
         return [*rules, f"{_DNS} counter redirect to :{FORWARDER_PORT}"]
-    rules += [f"meta nfproto {_NFPROTO[_family(a)]} {_DNS} counter dnat {_family(a)} to {a}" for a in names.resolvers]
+    for family, (first, *_) in _families_of(names.resolvers):
+        rules.append(f"meta nfproto {_NFPROTO[family]} {_DNS} counter dnat {family} to {first}")
     return [*rules, f"{_DNS} counter redirect to :{FORWARDER_PORT}"]  # a family that the tunnel has no resolver of
 
 
@@ -342,9 +343,10 @@ def _arriving(policy: Policy) -> list[str]:
     rules.append(f"{tunnel} icmp type {{ destination-unreachable, time-exceeded, parameter-problem }} accept")
     too_big = "destination-unreachable, packet-too-big, time-exceeded, parameter-problem"
     rules.append(f"{tunnel} icmpv6 type {{ {too_big} }} accept")
-    # A network of the pod's may cover the tunnel's resolvers.
+    # A network of the pod's may cover the tunnel's resolvers. A rule for each: they stand in the order of the file, and
+    # nft would list a set of them in its own.
     resolvers = policy.names.resolvers if policy.names else ()
-    rules += [f"{tunnel} {match} accept" for match in _by_family("saddr", resolvers)]
+    rules += [f"{tunnel} {_family(a)} saddr {a} accept" for a in resolvers]
     rules += [f"{tunnel} {match} counter drop" for match in _beside("saddr", policy)]
     return rules + [f"{tunnel} {match} counter drop" for match in _by_family("saddr", policy.on_link)]
 

@@ -15,10 +15,10 @@ class Hole(NamedTuple):
 class Names(NamedTuple):
     """Where DNS goes (DNS_MODE tunnel or split), whatever resolver an application believes in.
 
-    resolvers: the tunnel's, at most one for each family. cluster: (alias, resolver) pairs: the forwarder asks the
+    resolvers: the tunnel's, in the order of the file. cluster: (alias, resolver) pairs: the forwarder asks the
     alias, which nobody else knows, and only what is addressed to it goes to the cluster. docker: the engine's
-    embedded resolver may be asked by the forwarder. forwarded: all goes to the forwarder (split). group: the
-    forwarder's, whose user is root.
+    embedded resolver may be asked by the forwarder. forwarded: all goes to the forwarder (split, or several
+    resolvers). group: the forwarder's, whose user is root.
     """
 
     resolvers: tuple[str, ...]
