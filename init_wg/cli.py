@@ -57,7 +57,7 @@ _ENDING = """\
 exit status: 0 done; 2 wrong configuration or usage; 3 the kernel or a permission said no;
              4 no handshake in time; 5 applied but read back different;
              128 and its number: a signal (143 SIGTERM, 130 SIGINT); what is sealed stays sealed
-settings come from the environment; the README lists them
+settings come from the environment: see docs/configuration.md
 """
 USAGE = (
     "usage: init-wg [COMMAND]\n\n"

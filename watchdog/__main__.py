@@ -22,7 +22,7 @@ told to end: SIGTERM ends it, SIGHUP makes it read the configuration again.
   --version, --help
 
 exit status: 0 ended by a signal; 2 wrong settings or usage
-settings come from the environment; the README lists them
+settings come from the environment: see docs/configuration.md
 """
 
 

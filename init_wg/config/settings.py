@@ -145,8 +145,8 @@ def _url(text: str) -> str:
 TABLE = (
     Setting("WG_CONFIG", "config", "/etc/wireguard", str, "a path, or a pattern", "both",
             "A wg-quick file, a folder, or a pattern such as `/etc/wireguard/$(POD_NAME).*.conf`. In a folder every "
-            "`*.conf` is a server, and they are tried in name order. A `wg setconf` file without `Address` has its "
-            "addresses in `<name>.address` beside it."),
+            "`*.conf` is a server, and they are tried in name order, beginning with the one that is set up. A `wg "
+            "setconf` file without `Address` has its addresses in `<name>.address` beside it."),
     Setting("WG_INTERFACE", "interface", "wg0", _interface, "a name of at most 15 letters, digits, _ . or -", "both",
             "The interface's name."),
     Setting("WG_IMPLEMENTATION", "implementation", "auto", _one_of("auto", "kernel", "userspace"),
@@ -180,7 +180,7 @@ TABLE = (
             "none; while it is wrong, the open ports stay."),
     Setting("HANDSHAKE_TIMEOUT", "handshake_timeout", "15", _seconds(0.1, 3600), "a number of seconds, 0.1 to 3600",
             "both",
-            "Seconds that `up` waits for a first handshake, per server."),
+            "Seconds that `up` waits for a first handshake, per server. A lost one is begun again within a second."),
     Setting("ENABLE_HEALTH_PROBE", "health_probe", "true", _boolean, "true or false", "watchdog",
             "`false` opens no port. Repairs go on."),
     Setting("HEALTH_PORT", "health_port", "9999", _port, "a number from 1 to 65535", "watchdog",
