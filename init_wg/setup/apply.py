@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from init_wg.design.firewall import killswitch
 from init_wg.errors import KernelError
-from init_wg.kernel import device, netlink, nft, rtchange, wg_uapi
+from init_wg.kernel import device, neighbours, netlink, nft, rtchange, wg_uapi
 from init_wg.model.state import TUN
 
 if TYPE_CHECKING:
@@ -31,6 +31,16 @@ def run(kernel: netlink.Socket, settings: Settings, step: Step) -> None:
         _ACTIONS[step.action](kernel, settings, step.item)
     except OSError as error:
         _judge(step, error)
+
+
+def _load(kernel: netlink.Socket, text: str) -> None:
+    nft.load(killswitch.replacement(text))
+    neighbours.forget_unresolved(kernel)  # of what no rules have stopped
+
+
+def _open(kernel: netlink.Socket, text: str) -> None:
+    neighbours.forget_unresolved(kernel)  # still sealed: none of these is WireGuard's
+    nft.begin(killswitch.replacement(text))
 
 
 def run_many(kernel: netlink.Socket, steps: list[Step]) -> None:
@@ -67,8 +77,8 @@ def _create_link(kernel: netlink.Socket, settings: Settings, link: Any) -> None:
 
 
 _ACTIONS: dict[str, Callable[[netlink.Socket, Settings, Any], None]] = {
-    "load": lambda _, __, text: nft.load(killswitch.replacement(text)),
-    "open": lambda _, __, text: nft.begin(killswitch.replacement(text)),
+    "load": lambda kernel, _, text: _load(kernel, text),
+    "open": lambda kernel, _, text: _open(kernel, text),
     "unload": lambda _, __, ___: nft.load(killswitch.removal()),
     "delete-link": lambda kernel, _, link: rtchange.delete_link(kernel, netlink.index(link.name)),
     "create-link": _create_link,

@@ -6,6 +6,7 @@ import contextlib
 import socket
 import struct
 import sys
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -174,3 +175,20 @@ def test_a_proxy_of_a_service_mesh_is_reached(plain: Lab, family: Family) -> Non
             assert plain.inbound(client, family, port=82), client.name
         assert not judge.verdict().leaked, str(judge.verdict())
     plain.init_wg("check")
+
+
+def test_nobody_is_asked_for_what_was_sent_without_rules(plain: Lab) -> None:
+    """Sent past all routes while the deciding table is gone: the kernel asks for a far address, again and again."""
+    plain.init_wg("up")
+    web = plain.web.addresses[4]
+    unresolved = ["ip", "neighbour", "show", web, "dev", "eth0", "nud", "incomplete"]
+    with frames(plain) as heard, plain.pod.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"eth0")
+        plain.pod.run(["nft", "delete", "table", "inet", "init_wg"])
+        sender.sendto(b"past all routes", (web, 9))
+        assert plain.pod.run(unresolved).stdout
+        plain.init_wg("up")
+        assert not plain.pod.run(unresolved).stdout
+        plain.pod.run(["nft", "delete", "table", "netdev", "init_wg"])
+        time.sleep(1.2)  # it asks every second
+        assert not [frame for frame in heard() if frame[38:42] == socket.inet_aton(web)]
