@@ -160,3 +160,28 @@ def test_how_the_bytes_are_cut_does_not_matter(parts: list[bytes], data: st.Data
     chunks = [whole[start:end] for start, end in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
     assert requests(chunks) == requests([whole])
     assert len(requests([whole])) == len(parts)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        pytest.param([b"Content-Length: 3", b"Content-Length: 3"], 200, id="the same length twice"),
+        pytest.param([b"Content-Length: 3, 3"], 200, id="the same length twice in a list"),
+        pytest.param([b"Content-Length: 3", b"Content-Length: 4"], 400, id="two lengths"),
+        pytest.param([b"Content-Length: 3, 4"], 400, id="two lengths in a list"),
+        pytest.param([b"Content-Length: +3"], 400, id="a sign"),
+        pytest.param([b"Content-Length: -1"], 400, id="a negative length"),
+        pytest.param([b"Content-Length: 0x3"], 400, id="another base"),
+        pytest.param([b"Content-Length: 1_0"], 400, id="as Python writes numbers"),
+        pytest.param([b"Content-Length:"], 400, id="no length"),
+        pytest.param([b"Content-Length: " + b"1" * 21], 400, id="an endless length"),
+        pytest.param([b"Transfer-Encoding: Chunked"], 200, id="chunked"),
+        pytest.param([b"Transfer-Encoding: gzip, chunked"], 501, id="two codings"),
+        pytest.param([b"Transfer-Encoding: chunked", b"Transfer-Encoding: chunked"], 501, id="chunked twice"),
+        pytest.param([b"Transfer-Encoding: identity"], 501, id="another coding"),
+    ],
+)
+def test_two_readers_never_differ_about_where_a_request_ends(headers: list[bytes], status: int) -> None:
+    """The same as h11 says of each."""
+    head = b"\r\n".join([b"GET / HTTP/1.1", b"Host: a", *headers])
+    assert parse(head).status == status

@@ -114,6 +114,8 @@ def _parse(head: bytes) -> Request:
         return _BAD
     options = {word.strip().lower() for value in found.get(b"connection", ()) for word in value.split(b",")}
     keep = b"keep-alive" in options if old else b"close" not in options
+    if status := _wrong_length(found):
+        return _bad(status)
     if _has_body(found):
         keep = False
     return Request(200, method, path, keep, old)
@@ -134,6 +136,18 @@ def _headers(lines: list[bytes]) -> dict[bytes, list[bytes]] | None:
             return None
         found.setdefault(name.lower(), []).append(value.strip())
     return found
+
+
+def _wrong_length(found: dict[bytes, list[bytes]]) -> int:
+    """Where two readers may differ about the body's end: 400, or 501 for what only others decode; 0 when all is well.
+
+    Several lengths have to be one and the same, in digits alone (RFC 9110, 8.6); one coding, and that is "chunked".
+    """
+    lengths = {each.strip() for value in found.get(b"content-length", ()) for each in value.split(b",")}
+    if len(lengths) > 1 or not all(each.isdigit() and len(each) <= 20 for each in lengths):
+        return 400
+    codings = found.get(b"transfer-encoding", [])
+    return 501 if codings and [each.lower() for each in codings] != [b"chunked"] else 0
 
 
 def _has_body(found: dict[bytes, list[bytes]]) -> bool:
