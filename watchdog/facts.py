@@ -30,7 +30,7 @@ from init_wg.kernel.netlink import (
 from init_wg.kernel.sealed import TABLE
 from init_wg.model import server as marks
 from init_wg.model.state import RECORD_TABLE, TUN
-from init_wg.model.wireguard import renewal
+from init_wg.model.wireguard import base64, from_base64, renewal
 
 from .peer_health import REJECT_AFTER_TIME, PeerFacts
 from .web.metrics import PeerMetrics
@@ -298,10 +298,18 @@ def _server(path: str) -> Server:
         word, _, value = line.partition("#")[0].partition("=")
         word, value = word.strip().lower(), value.strip()
         if word == "publickey":
-            keys.add(value)
+            keys.add(_spelled(value))
         elif word == "dns":
             resolvers += [each for each in value.replace(",", " ").split() if is_address(each)]
     return Server(os.path.basename(path).removesuffix(".conf"), frozenset(keys), tuple(resolvers))
+
+
+def _spelled(key: str) -> str:
+    """As the device spells it: some programs write bits that no byte has into the last character."""
+    try:
+        return base64(from_base64(key))
+    except ValueError:
+        return key
 
 
 def is_address(host: str) -> bool:

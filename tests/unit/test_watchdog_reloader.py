@@ -9,7 +9,7 @@ from typing import NamedTuple, cast
 import pytest
 
 from tests.unit.build_watchdog import StillLoop
-from watchdog import reloader
+from watchdog import facts, reloader
 from watchdog.child import Child, Ended
 from watchdog.facts import Server
 from watchdog.reloader import EVERY, QUIET, Reloader
@@ -300,3 +300,12 @@ def test_the_ports_are_applied_while_the_configuration_is_wrong(loop: StillLoop,
     keeper.wait(EVERY + QUIET + 1)
     assert (keeper.applied, keeper.checks) == (1, [])
     assert keeper.reloader.refused
+
+
+def test_a_public_key_is_known_in_every_spelling(tmp_path: Path) -> None:
+    """The device shows the one spelling; files may have another, or no key at all."""
+    file = tmp_path / "wg0.conf"
+    file.write_text(f"[Peer]\nPublicKey = {'A' * 41}BB=\n")
+    assert facts.servers(str(file))[0].public_keys == {f"{'A' * 41}BA="}
+    file.write_text("[Peer]\nPublicKey = none\n")
+    assert facts.servers(str(file))[0].public_keys == {"none"}
