@@ -226,7 +226,7 @@ def begin_anew(kernel: Kernel, reading: Reading, wall: float) -> bool:
     peer = min(reading.device.peers, key=_reach, default=None)
     if peer is None or reading.traffic[peer.public_key].latest_handshake > wall - REJECT_AFTER_TIME:
         return False
-    wireguard.write(kernel.interface, kernel.kind, renewal((peer,)))
+    wireguard.write(kernel.interface, kernel.kind, renewal((peer,)), PATIENCE)
     return True
 
 

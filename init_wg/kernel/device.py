@@ -20,9 +20,9 @@ def read(name: str, kind: str, patience: float = wg_uapi.PATIENCE) -> Reading | 
     return wg_netlink.read(name) if kind == WIREGUARD else wg_uapi.read(name, patience) if kind == TUN else None
 
 
-def write(name: str, kind: str, wanted: Change) -> None:
-    """Apply a change. Raises OSError, or KernelError when wireguard-go does not answer."""
+def write(name: str, kind: str, wanted: Change, patience: float = wg_uapi.WRITE_PATIENCE) -> None:
+    """Apply a change. Raises OSError, or KernelError when wireguard-go does not answer in `patience` seconds."""
     if kind == WIREGUARD:
         wg_netlink.write(name, wanted)
     else:
-        wg_uapi.write(name, wanted)
+        wg_uapi.write(name, wanted, patience)

@@ -133,7 +133,7 @@ def _peer(block: list[tuple[str, str]]) -> tuple[Peer, Traffic]:
     return peer, Traffic(handshake, int(fields.get("rx_bytes", "0")), int(fields.get("tx_bytes", "0")))
 
 
-def write(name: str, wanted: Change) -> None:
+def write(name: str, wanted: Change, patience: float = WRITE_PATIENCE) -> None:
     lines = ["set=1"]
     if wanted.private_key is not None:
         lines.append(f"private_key={_hex(wanted.private_key)}")
@@ -152,7 +152,7 @@ def write(name: str, wanted: Change) -> None:
         lines += [f"allowed_ip={network}" for network in sorted(peer.allowed_ips)]
     for key, seconds in wanted.keepalives:
         lines += [f"public_key={_hex(key)}", "update_only=true", f"persistent_keepalive_interval={seconds}"]
-    answer = _ask(name, "\n".join(lines) + "\n\n", WRITE_PATIENCE)
+    answer = _ask(name, "\n".join(lines) + "\n\n", patience)
     if answer is None:
         raise KernelError(f"wireguard-go does not answer on {SOCKETS}/{name}.sock")
     code = -int(dict(line.partition("=")[::2] for line in answer.splitlines())["errno"])
