@@ -152,7 +152,8 @@ def _uplink(policy: Policy) -> list[str]:
     """All that may leave on the uplink, by what it is and never by a mark alone: whose routes or rules brought it
     here does not matter, therefore. What comes to the end is refused by `output`, and dropped by `leaving`."""
     rules = [f"{rule} accept" for rule in _wireguard(policy)]
-    rules += _query(policy.hole)[0] if policy.hole else []
+    # `output` has stamped the query, and `leaving` sees it with that mark.
+    rules += _query(policy.hole, _PASS)[0] if policy.hole else []
     # The tunnel's addresses are nobody's outside of it.
     rules += [f"{match} return" for match in _by_family("saddr", policy.tunnel_addresses)]
     # Replies to connections that came in. Never `ct state established`: with a rule or a route lost, that would
@@ -351,10 +352,10 @@ def _arriving(policy: Policy) -> list[str]:
     return rules + [f"{tunnel} {match} counter drop" for match in _by_family("saddr", policy.on_link)]
 
 
-def _query(hole: Hole) -> tuple[list[str], list[str]]:
+def _query(hole: Hole, mark: str = _FWMARK) -> tuple[list[str], list[str]]:
     """Out and back. The original port: Docker's own rules have changed 53 to another before we see it."""
     outgoing = [
-        f"meta mark {_FWMARK} {match} udp sport {hole.source_port} ct original proto-dst 53 {_STAMP}"
+        f"meta mark {mark} {match} udp sport {hole.source_port} ct original proto-dst 53 {_STAMP}"
         for match in _by_family("daddr", hole.resolvers)
     ]
     incoming = [
