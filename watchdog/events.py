@@ -50,6 +50,8 @@ class Events:
 
     def __init__(self) -> None:
         self.sockets = [_subscribe(_NETLINK_ROUTE, _ROUTE_GROUPS)]
+        #: How many links, addresses, routes and rules were taken away, as far as was read.
+        self.deletions = 0
         #: Why nftables' events are not available, "" when they are.
         self.without_nftables = ""
         try:
@@ -73,6 +75,7 @@ class Events:
                 lost = True
                 continue
             count, found = parse(data)
+            self.deletions += deletions(data)
             messages += count
             authors.update(dict.fromkeys(found))
         return Batch(messages, lost, tuple(authors))
@@ -114,6 +117,18 @@ def parse(data: bytes) -> tuple[int, list[Author]]:
             authors.append(Author(port if port < _PIDS else 0, ""))
         offset += (length + 3) & ~3
     return count, authors
+
+
+def deletions(data: bytes) -> int:
+    """How many messages of a datagram tell that something was taken away: RTM_DELLINK, ADDR, ROUTE, RULE. Pure."""
+    count = offset = 0
+    while offset + _HEADER.size <= len(data):
+        length, kind = struct.unpack_from("=IH", data, offset)
+        if length < _HEADER.size:
+            break
+        count += kind in (17, 21, 25, 33)
+        offset += (length + 3) & ~3
+    return count
 
 
 def _generation_author(data: bytes) -> Author:

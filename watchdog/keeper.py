@@ -76,6 +76,7 @@ class Keeper:
             loop, settings, self._kernel, self._status, lambda: self._supervisor.error, lambda: self._policy.running
         )
         self._events: events.Events | None = None
+        self._deletions = 0  # when the run began
         self._wake: Timer | None = None
         self._look_due: Timer | None = None
         self._next_look = now
@@ -253,6 +254,7 @@ class Keeper:
 
     def _begin(self, run: Run) -> None:
         before = self._fingerprint()
+        self._deletions = self._events.deletions if self._events else 0
         self._incidents.run_begins(run)
         server, config = self._reloader.run_begins(run.server)
         command = ("init_wg", "up", *(("--server", server) if server else ()))
@@ -281,6 +283,8 @@ class Keeper:
             for each in self._events.sockets:
                 self._events.read(each.fileno())  # what the run itself caused
         after = self._fingerprint()
+        if self._events and self._events.deletions != self._deletions and before == after:
+            after = None  # what the run put right was taken away again meanwhile: that looks as if nothing had been
         changed = before is None or after is None or before != after
         self._policy.finished(now, ended.code, before, after)
         if ended.code == scheduler.DONE:

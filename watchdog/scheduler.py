@@ -168,12 +168,12 @@ class Policy:
 
     def unsettled(self, now: float) -> str:
         """Why traffic may not flow though no run has failed: repairs do not last, or do not end. Else ""."""
-        if self.slowed:
-            return CONTESTED
-        if self._contested:
-            if not self.settled or now - self._changes[-1] < CALM_AFTER:
+        if self.slowed or self._contested:
+            # Calm since the last change and since the last run, which found everything right.
+            calm = now - max((self._ended, *self._changes[-1:]))
+            if not self.settled or not self.idle or calm < CALM_AFTER:
                 return CONTESTED
-            self._contested = False
+            self._contested, self.fights = False, 0
         if self.running and self.running.why in (DRIFT, RETRY) and now - self._began >= LONG_REPAIR:
             return f"a repair ({causes_in_words(self.running.causes)}) has taken {now - self._began:.0f} s so far"
         return ""
