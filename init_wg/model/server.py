@@ -3,7 +3,7 @@
 A public key does not name a server: whole cities share one, and one server may stand in two files with two ports.
 The name is kept in the network namespace, because the containers of a pod share no file. A route there outlives the
 tunnel's interface, the ruleset and the watchdog's container, and only NET_ADMIN can change it: see
-docs/decisions/007-the-set-up-server.md.
+docs/decisions/008-the-set-up-server.md.
 """
 
 from __future__ import annotations
