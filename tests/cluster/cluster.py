@@ -517,6 +517,8 @@ state = "/run/containerd"
     def start_kubelet(self) -> None:
         flags = [f"--config={self.folder}/kubelet.yaml", f"--kubeconfig={self.pki('kubelet.conf')}"]
         self.daemon("kubelet", BIN / "kubelet", *flags, "--hostname-override=node1", f"--node-ip={NODE},{NODE6}")
+        healthy = ("busybox", "wget", "-q", "-O", "-", "http://127.0.0.1:10248/healthz")
+        wait_until(lambda: self.node(*healthy, check=False) == "ok", "the kubelet is healthy", WAIT_AT_MOST)
 
     def ctr(self, *argv: str, check: bool = True) -> str:
         socket = ["--address", "/run/containerd/containerd.sock", "--namespace", "k8s.io"]
