@@ -137,6 +137,8 @@ UPLINK = (
 BESIDE = rf"(?:ip daddr @bypass_ip|ip6 daddr @bypass_ip6) {PASS}"
 #: The hole for a query: our mark, these resolvers, this source port, and 53 as what was asked for.
 QUERY = rf"meta mark 0x0000ca6c (?:ip|ip6) daddr {ANY} udp sport \d+ ct original proto-dst 53 {PASS}"
+#: The second look sees it with the stamp of the first.
+QUERY_AGAIN = QUERY.replace("ca6c", "ca6d", 1)
 #: And an IPv6 resolver's way there: without it, a sealed pod finds no neighbour.
 NEIGHBOUR = (
     r"icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } ip6 hoplimit 255 ip6 length <= 32 "
@@ -199,8 +201,8 @@ def review(text: str, tunnel: str, uplink: str, *, hole: bool) -> None:
     for name in ("refuse", "refuse_name", "replies", "names", "sources"):
         assert not any(re.search(r"\baccept\b", line) for line in seen.get(name, [])[name in BASE :])
     assert not any(word in line for line in seen["output"] for word in ("established", "related", "queue", "return"))
-    query = [QUERY, NEIGHBOUR] if hole else []
-    shapes = {"output": (*OUTPUT, *query), "uplink": (*UPLINK, BESIDE, *query), "leaving": LEAVING, "routed": ROUTED}
+    query, again = ([QUERY, NEIGHBOUR], [QUERY_AGAIN]) if hole else ([], [])
+    shapes = {"output": (*OUTPUT, *query), "uplink": (*UPLINK, BESIDE, *again), "leaving": LEAVING, "routed": ROUTED}
     for name, allowed in shapes.items():
         for line in seen.get(name, [])[1 if name in BASE else 0 :]:
             if not re.search(r"\baccept\b|jump uplink", line):
@@ -237,7 +239,7 @@ def test_any_opened_kill_switch_lets_out_only_what_is_allowed(policy: Policy) ->
     # Nobody has the tunnel's addresses outside of it, but for WireGuard's own packets and our own query.
     ours = [number for number, line in enumerate(uplink) if re.fullmatch(rf"(?:ip|ip6) saddr {ANY} return", line)]
     assert len(ours) == len({":" in address for address in policy.tunnel_addresses})
-    assert all(re.fullmatch(f"{WIREGUARD}|{QUERY}", line) for line in uplink[: ours[0]])
+    assert all(re.fullmatch(f"{WIREGUARD}|{QUERY_AGAIN}", line) for line in uplink[: ours[0]])
     assert output.index("ip daddr 127.0.0.11 jump refuse_name") < output.index('oif "lo" accept')
     asked = [line for line in uplink if re.fullmatch(ASKED, line)]
     assert len(asked) == len({":" in resolver for resolver in policy.asked})
