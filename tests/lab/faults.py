@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 Act = Callable[["Lab"], None]
 
 # Frames that a program with CAP_NET_RAW builds itself meet no output hook: only the egress gate on their link.
-FRAMES = frozenset({"packet-udp", "packet-bypass-udp", "packet-mark-udp", "packet-stamp-udp"})
+# An answer to such a frame meets no socket: the pod's kernel says so to its sender, as to any stranger.
+FRAMES = frozenset({"packet-udp", "packet-bypass-udp", "packet-mark-udp", "packet-stamp-udp", "icmp-error"})
 # The egress gate knows what the deciding table has let pass by a mark, which a program with CAP_NET_RAW may guess.
 FORGED = frozenset({"stamp-udp", "stamp-tcp", "stamp-device-udp"})
 RA_PREFIX = "fd99::"
