@@ -40,12 +40,12 @@ test:
 test-unit: .venv/.prepared
 	$(PY) -m pytest tests/unit
 
-# The network tests with the nft of another release of Debian than this machine's. Root. NFT=bookworm
+# The network tests with the nft of another release of Debian than this machine's. Root. NFT=bookworm; TESTS="file ..."
 NFT ?= trixie
 test-nft:
 	@tests/prepare.sh $(TOOLS)
 	tests/nft.sh bookworm trixie
-	PATH="$(CURDIR)/.cache/nft/$(NFT)/bin:$$PATH" $(PY) -m pytest tests/netns
+	PATH="$(CURDIR)/.cache/nft/$(NFT)/bin:$$PATH" $(PY) -m pytest $(or $(TESTS),tests/netns)
 
 # The pages that are made of the code.
 docs: .venv/.prepared

@@ -22,9 +22,9 @@ if [ -n "$missing" ]; then
 	fi
 fi
 
-# The image's wireguard-go, where there is a Go to build it: the lab takes it from there, and Debian's elsewhere.
-case " $* " in
-*" wireguard-go "*)
+# The image's wireguard-go, where it is asked for and there is a Go to build it: the lab takes it from there.
+case "${WIREGUARD_GO:-} $* " in
+"image "*" wireguard-go "*)
 	built=.cache/wireguard-go/wireguard-go
 	if [ ! "$built" -nt image/wireguard-go/go.mod ] && command -v go >/dev/null; then
 		image/wireguard-go/build.sh .cache/wireguard-go || rm -f "$built"

@@ -29,6 +29,7 @@ from init_wg.model.state import (
     PROTOCOL,
     SCOPE_LINK,
     TABLE,
+    TUN,
     UNREACHABLE_METRIC,
     Address,
     Device,
@@ -82,7 +83,7 @@ class Circumstances(NamedTuple):
 def state(settings: Settings, tunnel: Tunnel, pod: Pod, now: Circumstances) -> State:
     """Everything that has to be there for the pod to be sealed and tunnelled."""
     return State(
-        link=Link(settings.interface, now.kind, _mtu(tunnel, pod), up=True),
+        link=Link(settings.interface, now.kind, _mtu(tunnel, pod, now.kind, now.endpoints), up=True),
         device=_device(tunnel, now.endpoints),
         addresses=frozenset(
             Address(_family(a.version), str(a.ip), a.network.prefixlen)
@@ -153,19 +154,30 @@ def _without_gateway(pod: Pod, now: Circumstances) -> Iterator[str]:
         yield from now.bypass.networks
 
 
-def _mtu(tunnel: Tunnel, pod: Pod) -> int:
-    if tunnel.mtu:
-        return tunnel.mtu
-    ipv6 = any(address.version == 6 for address in tunnel.addresses)
-    return max(min(pod.mtu - OVERHEAD, MAXIMUM_MTU), MINIMUM_IPV6_MTU if ipv6 else 0)
+def _mtu(tunnel: Tunnel, pod: Pod, kind: str, endpoints: dict[str, tuple[str, int]]) -> int:
+    """The file's, or what fits. wireguard-go hands several packets to the kernel at once (UDP_SEGMENT), and loses all
+    of them where one would need fragments: there, what fits goes before what the file says."""
+    least = MINIMUM_IPV6_MTU if any(address.version == 6 for address in tunnel.addresses) else 0
+    if not tunnel.mtu:
+        return max(min(pod.mtu - OVERHEAD, MAXIMUM_MTU), least)
+    return max(min(tunnel.mtu, pod.mtu - _overhead(endpoints)), least) if kind == TUN else tunnel.mtu
 
 
-def mtu_notice(tunnel: Tunnel, pod: Pod, endpoints: dict[str, tuple[str, int]]) -> str | None:
+def _overhead(endpoints: dict[str, tuple[str, int]]) -> int:
+    return OVERHEAD if any(":" in address for address, _ in endpoints.values()) else OVERHEAD_IPV4
+
+
+def mtu_notice(tunnel: Tunnel, pod: Pod, kind: str, endpoints: dict[str, tuple[str, int]]) -> str | None:
     """What to say of a tunnel's packets that do not fit the uplink; None when they do."""
-    overhead = OVERHEAD if any(":" in address for address, _ in endpoints.values()) else OVERHEAD_IPV4
-    mtu = _mtu(tunnel, pod)
+    overhead = _overhead(endpoints)
+    mtu = _mtu(tunnel, pod, kind, endpoints)
     if mtu + overhead <= pod.mtu:
-        return None
+        if not tunnel.mtu or mtu == tunnel.mtu:
+            return None
+        return (
+            f"{tunnel.path}: MTU = {tunnel.mtu} and WireGuard's own {overhead} bytes do not fit {pod.uplink}, which "
+            f"takes {pod.mtu}: wireguard-go gets an MTU of {mtu}; write MTU = {mtu}, or leave the line out"
+        )
     why = f"{tunnel.path}: MTU = {mtu}" if tunnel.mtu else f"the tunnel's MTU of {mtu}, the least that IPv6 allows,"
     advice = f": write MTU = {pod.mtu - overhead}, or leave the line out" if tunnel.mtu else ""
     return (

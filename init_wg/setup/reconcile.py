@@ -67,11 +67,11 @@ def converge(kernel: netlink.Socket, goal: Goal, seen: Observation) -> tuple[Obs
     changed = False
     for number in range(ROUNDS):
         if not comparison.steps:
+            for notice in comparison.notices if number else ():  # which implementation there is, is known only now
+                log.warning(notice)
             return seen, changed
         if number == 0:
             log.info(comparison.bypass.explanation)
-            for notice in comparison.notices:
-                log.warning(notice)
             _tell(goal.tunnel, comparison)
         try:
             changed |= _apply(kernel, goal.settings, comparison.steps)
@@ -138,7 +138,7 @@ def compare(goal: Goal, seen: Observation, kind: str, hole: Hole | None = None) 
     )
     want = desired.state(settings, tunnel, pod, now)
     sealed = killswitch.sealed(pod.links if gate else (), routed=routed)
-    notice = desired.mtu_notice(tunnel, pod, goal.endpoints)
+    notice = desired.mtu_notice(tunnel, pod, kind, goal.endpoints)
     return Comparison(pod, chosen, want, plan(want, seen.state, sealed), sealed, (notice,) if notice else ())
 
 

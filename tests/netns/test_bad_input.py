@@ -216,7 +216,7 @@ FILES: dict[str, Case] = {
     "key of 33 bytes": Case(line("PublicKey", ANOTHER_KEY[:43] + "9"), r"{}:7: PublicKey is not exact base64"),
     "our own public key": Case(own_public_key, r"{}:7: this PublicKey belongs to this file's own PrivateKey"),
     "key of zeroes": Case(line("PublicKey", ALL_ZERO), r"{}:7: PublicKey is all zeroes"),
-    "bad preshared key": Case(more("PresharedKey = no key at all\n"), r"{}:10: PresharedKey has"),
+    "bad preshared key": Case(more("PresharedKey = no key at all\n"), r"{}:11: PresharedKey has"),
     "address without sense": Case(line("Address", "10.64.300.1/32"), r"{}:3: Address has .*not an IP address"),
     "address of loopback": Case(line("Address", "127.0.0.1/8"), r"{}:3: Address has a loopback"),
     "port 0": Case(line("Endpoint", "203.0.113.51:0"), r"{}:9: Endpoint must be a port"),
@@ -224,16 +224,16 @@ FILES: dict[str, Case] = {
     "no port": Case(line("Endpoint", "203.0.113.51"), r"{}:9: Endpoint has no port"),
     "duplicate peers": Case(
         more("[Peer]\nPublicKey = {}\nAllowedIPs = 10.9.0.0/16\nEndpoint = 203.0.113.52:51820\n"),
-        r"{}:11: the same PublicKey as in line 7",
+        r"{}:12: the same PublicKey as in line 7",
     ),
     "allowed IPs of two peers": Case(
         more(
             f"[Peer]\nPublicKey = {ANOTHER_KEY}\nAllowedIPs = 10.9.0.0/16, 0.0.0.0/0\nEndpoint = 203.0.113.52:51820\n"
         ),
-        r"{}:12: AllowedIPs has a network that the peer in line 8 has",
+        r"{}:13: AllowedIPs has a network that the peer in line 8 has",
     ),
-    "unknown key": Case(more("Obfuscation = on\n"), r"{}:10: unknown key Obfuscation"),
-    "a key in the wrong place": Case(more(f"{ANOTHER_KEY}\n"), r"{}:10: "),
+    "unknown key": Case(more("Obfuscation = on\n"), r"{}:11: unknown key Obfuscation"),
+    "a key in the wrong place": Case(more(f"{ANOTHER_KEY}\n"), r"{}:11: "),
     "an .address file of nonsense": Case(
         lambda file: (without("Address")(file), file.with_suffix(".address").write_text("10.64.1.2/32\nhere\n")),
         r"/wg0\.address:2: Address has",

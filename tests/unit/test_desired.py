@@ -86,6 +86,16 @@ def test_mtu(uplink: int, configured: int | None, addresses: tuple[str, ...], ex
     assert found.link.mtu == expected
 
 
+def test_wireguard_go_gets_what_fits() -> None:
+    """It loses packets that the kernel would have to cut (UDP_SEGMENT)."""
+    pod = {"interfaces": (build.LOOPBACK, build.UPLINK._replace(mtu=1450))}
+    for configured, expected in ((1420, 1390), (1390, 1390), (1300, 1300)):
+        found = state(pod=pod, tunnel={"mtu": configured}, kind="tun")
+        assert found.link
+        assert found.link.mtu == expected
+
+
+@pytest.mark.parametrize("kind", ["wireguard", "tun"])
 @pytest.mark.parametrize(
     ("uplink", "configured", "endpoint", "told"),
     [
@@ -96,9 +106,11 @@ def test_mtu(uplink: int, configured: int | None, addresses: tuple[str, ...], ex
         (1320, None, "192.0.2.1", "the least that IPv6 allows"),
     ],
 )
-def test_an_mtu_that_does_not_fit_is_told(uplink: int, configured: int | None, endpoint: str, told: str | None) -> None:
+def test_an_mtu_that_does_not_fit_is_told(
+    uplink: int, configured: int | None, endpoint: str, told: str | None, kind: str
+) -> None:
     pod = build.pod(interfaces=(build.LOOPBACK, build.UPLINK._replace(mtu=uplink)))
-    said = desired.mtu_notice(build.tunnel(mtu=configured), pod, {build.SERVER: (endpoint, 51820)})
+    said = desired.mtu_notice(build.tunnel(mtu=configured), pod, kind, {build.SERVER: (endpoint, 51820)})
     assert (told in said) if said and told else said is told
 
 
