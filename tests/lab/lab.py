@@ -452,6 +452,8 @@ class Lab:
         for member in self.members:
             # No address is tentative: duplicate address detection would be a second to wait for.
             member.sysctl(ipv6__conf__default__accept_dad=0, ipv6__conf__default__dad_transmits=0)
+            # A kernel tells its multicast groups twice, the second time up to a second later: in the middle of a test.
+            member.sysctl(ipv6__conf__default__mldv2_unsolicited_report_interval=1)
             if member is not self.pod:
                 member.sysctl(ipv6__conf__default__accept_ra=0)
                 member.sysctl(ipv4__conf__all__rp_filter=0, ipv4__conf__default__rp_filter=0)
