@@ -13,7 +13,7 @@ from init_wg.log import LEVELS
 from init_wg.model import ports
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 _YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 #: How the variables begin that the kubelet and Docker's links make of a Service called HEALTH, VERIFY, ...
@@ -62,9 +62,15 @@ class Setting(NamedTuple):
 
 def read(environment: Mapping[str, str]) -> Settings:
     """Parse and validate. Raises ConfigError naming the variable and what it may be; "" counts as not set."""
+    found, notices = values(TABLE, environment)
+    return Settings(**found, notices=tuple(notices))
+
+
+def values(table: Iterable[Setting], environment: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
+    """The values of a table by their fields, and sentences for the log. Raises as `read` does."""
     found: dict[str, Any] = {}
     notices = []
-    for setting in TABLE:
+    for setting in table:
         text = environment.get(setting.name, "").strip()
         if text.startswith(_SERVICE_LINK):
             notices.append(
@@ -79,10 +85,10 @@ def read(environment: Mapping[str, str]) -> Settings:
             raise ConfigError(
                 f"environment: {setting.name}={shown} is not understood: it may be {setting.may_be}"
             ) from None
-    return Settings(**found, notices=tuple(notices))
+    return found, notices
 
 
-def _boolean(text: str) -> bool:
+def boolean(text: str) -> bool:
     if text.lower() not in _YES + _NO:
         raise ValueError
     return text.lower() in _YES
@@ -120,7 +126,7 @@ def _ports(text: str) -> tuple[str, ...]:
     return () if text.lower() == "none" else ports.parse(text)
 
 
-def _port(text: str) -> int:
+def port(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 6 and 0 < int(text) < 65536):
         raise ValueError
     return int(text)
@@ -152,9 +158,9 @@ TABLE = (
     Setting("WG_IMPLEMENTATION", "implementation", "auto", _one_of("auto", "kernel", "userspace"),
             "auto, kernel or userspace", "setup",
             "`kernel`, `userspace` (wireguard-go), or the kernel's with userspace as the fallback."),
-    Setting("ENABLE_KILL_SWITCH", "kill_switch", "true", _boolean, "true or false", "setup",
+    Setting("ENABLE_KILL_SWITCH", "kill_switch", "true", boolean, "true or false", "setup",
             "`false` is allowed and loud: routing alone protects then."),
-    Setting("ENABLE_BYPASS_ROUTES", "bypass_routes", "true", _boolean, "true or false", "setup",
+    Setting("ENABLE_BYPASS_ROUTES", "bypass_routes", "true", boolean, "true or false", "setup",
             "Keeps the cluster's or the compose networks reachable over the uplink."),
     Setting("BYPASS_CIDRS", "bypass_cidrs", "auto", str, "auto, private, none or a list", "setup",
             "Networks that stay reachable over the uplink: a list of networks and the words `auto` and `private`, "
@@ -164,7 +170,7 @@ TABLE = (
             "the internet. A public network, or a cloud's metadata service (169.254.0.0/16 and others), is opened only "
             "if it is named. The pod's networks are those that it had when it was first set up: what a neighbour "
             "advertises later opens nothing. The log and `status` list the result and what stays closed."),
-    Setting("ENABLE_DNS_CONFIG", "dns_config", "true", _boolean, "true or false", "setup",
+    Setting("ENABLE_DNS_CONFIG", "dns_config", "true", boolean, "true or false", "setup",
             "`false` redirects no query."),
     Setting("DNS_MODE", "dns_mode", "tunnel", _one_of("tunnel", "split", "cluster"), "tunnel, split or cluster", "both",
             "`tunnel`, `split` or `cluster`, **which leaks names**. See [dns.md](dns.md)."),
@@ -181,9 +187,9 @@ TABLE = (
     Setting("HANDSHAKE_TIMEOUT", "handshake_timeout", "15", _seconds(0.1, 3600), "a number of seconds, 0.1 to 3600",
             "both",
             "Seconds that `up` waits for a first handshake, per server. A lost one is begun again within a second."),
-    Setting("ENABLE_HEALTH_PROBE", "health_probe", "true", _boolean, "true or false", "watchdog",
+    Setting("ENABLE_HEALTH_PROBE", "health_probe", "true", boolean, "true or false", "watchdog",
             "`false` opens no port. Repairs go on."),
-    Setting("HEALTH_PORT", "health_port", "9999", _port, "a number from 1 to 65535", "watchdog",
+    Setting("HEALTH_PORT", "health_port", "9999", port, "a number from 1 to 65535", "watchdog",
             "The port of the health endpoint."),
     Setting("VERIFY_URL", "verify_url", "", _url, "an http:// or https:// address", "watchdog",
             "The exit check: a URL that answers the caller's address, such as `https://am.i.mullvad.net/json`. "

@@ -44,7 +44,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
 GROUND = {"init_wg.errors", "init_wg.log", "watchdog.loop"}
 #: No I/O and no clock: what they say depends on what they are given.
 PURE = (
-    "init_wg.errors", "init_wg.config", "init_wg.config.settings",
+    "init_wg.errors", "init_wg.config", "init_wg.config.settings", "init_wg.config.server_settings",
+    "init_wg.config.peer_names",
     *sorted(m for m in SOURCES if m.startswith(("init_wg.model", "init_wg.design")) and m != "init_wg.design.dns"),
     "watchdog.peer_health", "watchdog.scheduler", "watchdog.exit_check", "watchdog.incident", "watchdog.status",
     "watchdog.web", "watchdog.web.metrics", "watchdog.web.request",
