@@ -202,6 +202,12 @@ def carrier(reading: Reading | None) -> PeerFacts | None:
     )
 
 
+def carried(reading: Reading | None) -> tuple[int, int]:
+    """Bytes received from and sent to all peers since the device was made."""
+    traffic = reading.traffic.values() if reading else ()
+    return sum(each.received_bytes for each in traffic), sum(each.sent_bytes for each in traffic)
+
+
 def routed(reading: Reading | None) -> tuple[frozenset[str], frozenset[str]]:
     """The networks that are routed to the carrier, and those of the other peers."""
     if reading is None or not reading.device.peers:

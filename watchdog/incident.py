@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 #: Authors of changes that are told in one line; a flood of them must not make it, or this program, grow.
 _AUTHORS = 4
+#: Of what happened, so much is kept for the status page: lines, and characters of one. At most 64 KiB in all.
+RECENT, LONGEST = 50, 400
 _SLOWED = "something keeps changing this, so repairs are slowed down"
 
 
@@ -32,6 +34,10 @@ class Incidents:
         self.repairs: dict[str, int] = {}
         self.repair_seconds = Histogram()
         self.failed_repairs = self.failovers = 0
+        #: What happened lately, oldest first: when, and the words of the log.
+        self.recent: list[tuple[float, str]] = []
+        #: When the VPN became active, or ceased to be.
+        self.turned_at: float | None = None
 
     def noticed(self, now: float, authors: Iterable[Author], named: Callable[[Author], Author]) -> None:
         """The kernel's events told of a change. `named` finds an author's name, which may cost something."""
@@ -46,6 +52,11 @@ class Incidents:
         self._noticed = None
         self._authors.clear()
 
+    def turned(self, now: float, words: str) -> None:
+        """The VPN became active, or ceased to be."""
+        self.turned_at = now
+        self._keep(now, words)
+
     def run_begins(self, run: Run) -> None:
         """Count it."""
         self.runs[run.why] = self.runs.get(run.why, 0) + 1
@@ -54,6 +65,14 @@ class Incidents:
         self, run: Run, now: float, began: float, server: Callable[[], str], *, changed: bool, slowed: bool
     ) -> tuple[str, str] | None:
         """A run that began then found everything right or made it so. server: the name of the one that is used now."""
+        line = self._line(run, now, began, server, changed=changed, slowed=slowed)
+        if line and line[0] != "debug":
+            self._keep(now, line[1])
+        return line
+
+    def _line(
+        self, run: Run, now: float, began: float, server: Callable[[], str], *, changed: bool, slowed: bool
+    ) -> tuple[str, str] | None:
         seconds = now - (self._noticed or began)
         who = self._who()
         self.dismissed()
@@ -81,6 +100,10 @@ class Incidents:
         self.dismissed()
         self.failed_repairs += 1
         return ("warning", f"{_SLOWED}{who}") if code == FOUGHT else None
+
+    def _keep(self, now: float, words: str) -> None:
+        self.recent.append((now, words[:LONGEST]))
+        del self.recent[:-RECENT]
 
     def _who(self) -> str:
         names = [f"{name or 'process'} ({pid})" for pid, name in self._authors.items()]

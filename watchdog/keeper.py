@@ -25,6 +25,7 @@ from .reloader import Reloader
 from .scheduler import CONFIG, CONFIRM, DRIFT, PEER, START, VERIFY, Policy, Run
 from .status import Status
 from .supervisor import Supervisor
+from .traffic import Traffic
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class Keeper:
         self._health = Health()
         self._exit_check = ExitCheck(now, settings.verify_interval)
         self._incidents = Incidents()
+        self._traffic = Traffic()
         self._kernel = facts.Kernel(settings.interface)
         self._supervisor = Supervisor(loop, environment, self._look_soon)
         self._reloader = Reloader(
@@ -190,6 +192,7 @@ class Keeper:
         if tunnel != self._aimed:
             self._aimed = tunnel
             self._probe.aim(server.resolvers if server else (), *facts.routed(self._reading))
+        self._traffic.counted(now, *facts.carried(self._reading))
         verdict = self._health.look(now, time.time(), facts.carrier(self._reading))
         due = now >= self._health.ask_at() or bool(self._probe.refused)
         if self._reading is not None and due and self._probe.ask():
@@ -377,14 +380,18 @@ class Keeper:
         reason = self._reason()
         if not self._endpoint.publish(reason):
             return
-        if reason:
-            log.warning(f"VPN is not active: {reason}")
-            return
         server, peer = self._server_in_use(), facts.carrier(self._reading)
-        log.info(
-            f"VPN is active: {server.name if server else self._settings.interface}"
-            + (f" at {peer.endpoint}" if peer else "")
+        line = (
+            ("warning", f"VPN is not active: {reason}")
+            if reason
+            else (
+                "info",
+                f"VPN is active: {server.name if server else self._settings.interface}"
+                + (f" at {peer.endpoint}" if peer else ""),
+            )
         )
+        self._incidents.turned(self._loop.now(), line[1])
+        log.log(*line)
 
     def _status(self) -> Status:
         return Status(
@@ -399,4 +406,6 @@ class Keeper:
             forwarder=self._forwarder.running,
             incidents=self._incidents,
             exit_check=self._exit_check,
+            traffic=self._traffic,
+            now=self._loop.now(),
         )

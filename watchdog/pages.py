@@ -5,6 +5,7 @@ Probes ask for / all the time, so its answer is ready before they do; the other 
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from .loop import Loop
     from .status import Status
+    from .web.request import Request
 
 #: Characters of a reason: some hold words of a server far away.
 LONGEST_REASON = 400
@@ -32,6 +34,14 @@ FRESH, FRESH_SHARE = 0.1, 20.0
 #: Seconds until a port that is taken is tried again.
 LISTEN_AGAIN = 5.0
 _JSON = "application/json"
+_HTML = "text/html; charset=utf-8"
+_TEMPLATE = os.path.join(os.path.dirname(__file__), "web", "page.html")
+#: Nothing from elsewhere, and nothing that an attacker may have written into the page, is loaded or run.
+_POLICY = (
+    "Content-Security-Policy: default-src 'none'; style-src 'nonce-{0}'; script-src 'nonce-{0}'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'\r\n"
+    "X-Content-Type-Options: nosniff\r\nReferrer-Policy: no-referrer\r\n"
+)
 _IMPLEMENTATIONS = {"wireguard": "kernel", "tun": "userspace"}
 
 
@@ -63,12 +73,12 @@ class Endpoint:
     def open(self) -> None:
         """Listen, now or as soon as the port is free; repairs matter more."""
         pages = {
-            b"/": self._health_page,
-            b"/healthz": self._health_page,
-            b"/readyz": self._health_page,
+            b"/": self._first_page,
+            b"/healthz": lambda _: self._page,
+            b"/readyz": lambda _: self._page,
             b"/livez": self._live_page,
-            b"/metrics": lambda: self._kept(self._metrics_page),
-            b"/status": lambda: self._kept(self._status_page),
+            b"/metrics": self._metrics,
+            b"/status": lambda _: self._kept(self._status_page),
         }
         try:
             listener = listen(self._settings.health_port)
@@ -106,17 +116,30 @@ class Endpoint:
             self._fresh[page] = now + max(FRESH, (now - began) * FRESH_SHARE), reply
         return reply
 
-    def _health_page(self) -> Reply:
-        return self._page
+    def _first_page(self, request: Request) -> Reply:
+        return self._kept(self._browser_page) if request.wants(b"text/html") else self._page
 
-    def _live_page(self) -> Reply:
+    def _browser_page(self) -> Reply:
+        nonce = os.urandom(16).hex()
+        with open(_TEMPLATE, encoding="utf-8") as file:
+            text = status.page(file.read(), bool(self._up), self._page.body, nonce)
+        return Reply(self._page.status, text, _HTML, _POLICY.format(nonce))
+
+    def _live_page(self, _request: Request) -> Reply:
         disabled = self._disabled()
         if disabled:
             return Reply(503, f"the watchdog cannot repair: {disabled}")
         return Reply(200, "the watchdog works")
 
+    def _metrics(self, request: Request) -> Reply:
+        asked = request.wants(b"application/openmetrics-text")
+        return self._kept(self._open_metrics_page if asked else self._metrics_page)
+
     def _metrics_page(self) -> Reply:
         return Reply(200, metrics.render(self._values(self._told())), metrics.CONTENT_TYPE)
+
+    def _open_metrics_page(self) -> Reply:
+        return Reply(200, metrics.render(self._values(self._told()), open_metrics=True), metrics.OPEN_METRICS)
 
     def _status_page(self) -> Reply:
         told = self._told()

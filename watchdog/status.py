@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from .peer_health import HEALTHY
+from .traffic import INTERVAL
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from .incident import Incidents
     from .peer_health import Verdict
     from .scheduler import Run
+    from .traffic import Traffic
     from .web.metrics import Values
 
 
@@ -31,6 +33,8 @@ class Status(NamedTuple):
     forwarder: bool  # does it run?
     incidents: Incidents
     exit_check: ExitCheck
+    traffic: Traffic
+    now: float  # seconds of the monotonic clock
 
 
 def reason(
@@ -89,6 +93,7 @@ def render(status: Status, values: Values) -> str:
     shown = {
         "up": not status.reason,
         "reason": status.reason,
+        "unchanged_seconds": _ago(status.now, status.incidents.turned_at or status.now),
         "verdict": status.verdict,
         "sealed": values.sealed,
         "interface": values.interface,
@@ -110,6 +115,23 @@ def render(status: Status, values: Values) -> str:
             "queries": dict(zip(("redirected", "refused"), values.queries, strict=False)),
         },
         "peers": [peer._asdict() for peer in values.peers],
+        "traffic": {"interval": INTERVAL, "received": status.traffic.received, "sent": status.traffic.sent},
+        "recent": [{"seconds_ago": _ago(status.now, at), "words": words} for at, words in status.incidents.recent],
         "version": values.version,
     }
     return dumps(shown, indent=2) + "\n"
+
+
+def _ago(now: float, at: float) -> float:
+    return round(now - at, 1)
+
+
+def page(template: str, up: bool, words: str, nonce: str) -> str:
+    """The status page for a browser, with what is said at `/`; its script asks /status for everything else.
+
+    nonce: by it the page's own style and script are told from what somebody else wrote into it.
+    """
+    for mark, text in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ('"', "&quot;")):
+        words = words.replace(mark, text)
+    state = "good" if up else "bad"
+    return template.replace("{nonce}", nonce).replace("{state}", state).replace("{words}", words)

@@ -15,6 +15,7 @@ import pytest
 from watchdog import pages, supervisor
 from watchdog.child import Ended
 from watchdog.loop import Loop, Timer
+from watchdog.web.request import Request
 from watchdog.web.server import Reply
 
 
@@ -114,7 +115,7 @@ class System:
         return self.ended.pop(0) if self.ended else (0, 0)
 
 
-Pages = Mapping[bytes, Callable[[], Reply]]
+Pages = Mapping[bytes, Callable[[Request], Reply]]
 
 
 class Port:
@@ -136,5 +137,10 @@ class Port:
         return ("one", "two")  # connections
 
     def get(self, path: str) -> tuple[int, str]:
-        reply = self.pages[path.encode()]()
+        reply = self.ask(path)
         return reply.status, reply.body
+
+    def ask(self, path: str, accept: str = "*/*") -> Reply:
+        """The reply to a GET with this Accept."""
+        request = Request(200, b"GET", path.encode(), keep_alive=True, old=False, accept=accept.encode())
+        return self.pages[path.encode()](request)

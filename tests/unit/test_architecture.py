@@ -48,6 +48,7 @@ PURE = (
     "init_wg.config.peer_names",
     *sorted(m for m in SOURCES if m.startswith(("init_wg.model", "init_wg.design")) and m != "init_wg.design.dns"),
     "watchdog.peer_health", "watchdog.scheduler", "watchdog.exit_check", "watchdog.incident", "watchdog.status",
+    "watchdog.traffic",
     "watchdog.web", "watchdog.web.metrics", "watchdog.web.request",
 )  # fmt: skip
 IMPURE = {

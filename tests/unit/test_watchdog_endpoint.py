@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Callable
 
 import pytest
@@ -50,9 +51,9 @@ def test_an_answer_that_stays_the_same_is_rendered_once(loop: StillLoop, port: P
     it = made(loop)
     it.open()
     it.publish("")
-    first = port.pages[b"/"]()
+    first = port.ask("/")
     it.publish("")
-    assert port.pages[b"/"]() is first
+    assert port.ask("/") is first
 
 
 def test_alive_is_who_can_repair(loop: StillLoop, port: Port) -> None:
@@ -91,3 +92,55 @@ def test_a_port_that_is_taken_is_waited_for(loop: StillLoop, port: Port, capsys:
     port.reason = 0
     loop.advance(LISTEN_AGAIN)
     assert port.get("/") == (200, "VPN is active")
+
+
+BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
+
+
+@pytest.mark.parametrize(
+    "accept", ["", "*/*", "text/*", "application/json", "text/plain;version=0.0.4;q=0.5,*/*;q=0.1", "text/html;q=0"]
+)
+def test_programs_get_the_exact_words(loop: StillLoop, port: Port, accept: str) -> None:
+    """curl, wget, the kubelet and Prometheus ask for anything."""
+    it = made(loop)
+    it.open()
+    it.publish("")
+    assert port.ask("/", accept).body == "VPN is active"
+
+
+@pytest.mark.parametrize(("reason", "code"), [("", 200), ("silence", 503)])
+def test_a_browser_gets_a_page_with_the_same_status(loop: StillLoop, port: Port, reason: str, code: int) -> None:
+    it = made(loop)
+    it.open()
+    it.publish(reason)
+    reply = port.ask("/", BROWSER)
+    assert reply.status == code
+    assert (
+        f'<h1 id="words" role="status">{"VPN is not active: silence" if reason else "VPN is active"}</h1>' in reply.body
+    )
+    assert len(reply.body) <= 20 * 1024
+    assert "{" + "nonce}" not in reply.body
+    head = reply.head[0][0].decode()
+    assert "Content-Type: text/html; charset=utf-8\r\n" in head
+    assert port.ask("/healthz", BROWSER).body.startswith("VPN is")
+
+
+def test_only_what_the_page_brings_along_runs(loop: StillLoop, port: Port) -> None:
+    it = made(loop)
+    it.open()
+    first = port.ask("/", BROWSER)
+    policy = re.findall(r"Content-Security-Policy: ([^\r]+)", first.head[0][0].decode())[0]
+    nonces = set(re.findall(r"nonce-([0-9a-f]{32})'", policy))
+    assert len(nonces) == 1
+    assert set(re.findall(r'nonce="([^"]+)"', first.body)) == nonces
+    assert "unsafe" not in policy
+    assert not re.findall(r"""(?:src|href)=["']?(?:https?:)?//""", first.body)
+    loop.advance(10)
+    assert not nonces & set(re.findall(r'nonce="([^"]+)"', port.ask("/", BROWSER).body))
+
+
+def test_prometheus_gets_the_format_that_it_asks_for(loop: StillLoop, port: Port) -> None:
+    made(loop).open()
+    asked = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.2,*/*;q=0.1"
+    assert port.ask("/metrics", asked).body.endswith("\n# EOF\n")
+    assert "# EOF" not in port.ask("/metrics", "text/plain;version=0.0.4").body

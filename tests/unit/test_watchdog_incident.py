@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from watchdog.events import Author
-from watchdog.incident import Incidents
+from watchdog.incident import RECENT, Incidents
 from watchdog.scheduler import CONFIG, CONFIRM, DRIFT, FOUGHT, PEER, RETRY, START, VERIFY, Run
 
 RULES = Run(DRIFT, ("rules", "firewall"))
@@ -127,3 +127,22 @@ def test_a_run_that_cannot_win_names_its_rival() -> None:
     assert incidents.failed(4) is None, "init_wg's own last line has said it"
     assert incidents.failed_repairs == 3
     assert repaired(incidents, RULES) == ("info", "repaired in 2.00 s: rules, firewall")
+
+
+def test_what_happened_lately_is_kept_and_does_not_grow() -> None:
+    incidents = Incidents()
+    incidents.turned(1.0, "VPN is active: a")
+    for number in range(2 * RECENT):
+        incidents.repaired(RULES, 2.0 + number, 1.5 + number, str, changed=True, slowed=False)
+    assert incidents.recent[-1] == (2.0 + 2 * RECENT - 1, "repaired in 0.50 s: rules, firewall")
+    assert len(incidents.recent) == RECENT
+    incidents.turned(999.0, "VPN is not active: " + "x" * 100_000)
+    assert incidents.turned_at == 999.0
+    assert sum(len(words) for _, words in incidents.recent) < 65_536
+
+
+def test_that_nothing_had_to_be_done_is_no_event() -> None:
+    incidents = Incidents()
+    repaired(incidents, RULES, changed=False)
+    repaired(incidents, Run(CONFIRM), changed=False)
+    assert incidents.recent == []

@@ -6,6 +6,8 @@ import re
 
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
+from prometheus_client.parser import text_string_to_metric_families as classic
 
 from watchdog.web.metrics import BUCKETS, Histogram, PeerMetrics, Values, escape, histogram, render
 
@@ -100,3 +102,12 @@ def test_any_label_stays_on_its_line(text: str) -> None:
     assert "\n" not in escaped
     unescaped = escaped.replace(r"\\", "\0").replace(r"\"", '"').replace(r"\n", "\n").replace("\0", "\\")
     assert unescaped == text or "\0" in text
+
+
+def test_openmetrics_is_read_by_prometheus_own_reader() -> None:
+    families = {family.name: family for family in openmetrics(render(values(), open_metrics=True))}
+    plain = {family.name: family for family in classic(render(values()))}
+    assert families.keys() == plain.keys()
+    for name, family in families.items():
+        assert family.type == plain[name].type
+        assert [each.value for each in family.samples] == [each.value for each in plain[name].samples]

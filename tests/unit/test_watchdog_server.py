@@ -18,6 +18,7 @@ import pytest
 from watchdog import limits
 from watchdog.loop import Loop
 from watchdog.web import server as module
+from watchdog.web.request import Request
 from watchdog.web.server import Reply, Server, listen
 
 if TYPE_CHECKING:
@@ -36,9 +37,9 @@ class Endpoint:
         self.failures: list[str] = []
         listener = listen(0)
         self.port = listener.getsockname()[1]
-        pages: dict[bytes, Callable[[], Reply]] = {
-            b"/": lambda: self.reply,
-            b"/large": lambda: Reply(200, "x" * 1_000_000),
+        pages: dict[bytes, Callable[[Request], Reply]] = {
+            b"/": lambda _: self.reply,
+            b"/large": lambda _: Reply(200, "x" * 1_000_000),
             b"/broken": self.broken,
         }
         self.repairs = False
@@ -49,7 +50,7 @@ class Endpoint:
         self.thread.start()
 
     @staticmethod
-    def broken() -> Reply:
+    def broken(_request: Request) -> Reply:
         raise ZeroDivisionError("a mistake")
 
     def serve(self) -> None:

@@ -15,6 +15,7 @@ from watchdog.incident import Incidents
 from watchdog.peer_health import DOUBTFUL, HEALTHY, UNKNOWN, Verdict
 from watchdog.scheduler import DRIFT, PEER, Run
 from watchdog.status import Status
+from watchdog.traffic import Traffic
 from watchdog.web.metrics import Histogram, PeerMetrics, Values
 
 WELL = Verdict(HEALTHY, "")
@@ -108,6 +109,8 @@ STATUS = Status(
     forwarder=False,
     incidents=Incidents(),
     exit_check=ExitCheck(0, 300),
+    traffic=Traffic(),
+    now=1000.0,
 )
 
 
@@ -115,6 +118,7 @@ def test_the_keys_that_scripts_know() -> None:
     assert json.loads(status.render(STATUS, VALUES)) == {
         "up": True,
         "reason": "",
+        "unchanged_seconds": 0.0,
         "verdict": "healthy",
         "sealed": True,
         "interface": "wg0",
@@ -145,8 +149,31 @@ def test_the_keys_that_scripts_know() -> None:
                 "sent_bytes": 20,
             }
         ],
+        "traffic": {"interval": 10.0, "received": [], "sent": []},
+        "recent": [],
         "version": "0.1.0",
     }
+
+
+def test_what_happened_lately_is_in_it() -> None:
+    incidents = Incidents()
+    incidents.turned(900.0, "VPN is active: a at 203.0.113.51:51820")
+    incidents.repaired(Run(DRIFT, ("rules",)), 990.5, 990.0, lambda: "a", changed=True, slowed=False)
+    shown = json.loads(status.render(STATUS._replace(incidents=incidents), VALUES))
+    assert shown["unchanged_seconds"] == 100
+    assert shown["recent"] == [
+        {"seconds_ago": 100, "words": "VPN is active: a at 203.0.113.51:51820"},
+        {"seconds_ago": 9.5, "words": "repaired in 0.50 s: rules"},
+    ]
+
+
+HOSTILE = """VPN is not active: <img src=x onerror=alert(1)> "&quot;' {nonce}"""
+
+
+def test_words_from_far_away_are_text_on_the_page() -> None:
+    shown = status.page('<h1 class="{state}" nonce="{nonce}">{words}</h1>', False, HOSTILE, "n0nce")
+    escaped = "VPN is not active: &lt;img src=x onerror=alert(1)&gt; &quot;&amp;quot;' {nonce}"
+    assert shown == f'<h1 class="bad" nonce="n0nce">{escaped}</h1>'
 
 
 def test_what_is_wrong_is_in_it() -> None:

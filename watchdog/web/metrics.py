@@ -1,4 +1,4 @@
-"""Prometheus' text format 0.0.4, and the counters behind it. Pure.
+"""Prometheus' text format 0.0.4 or OpenMetrics 1.0.0 for who asks for it, and the counters behind it. Pure.
 
 Names of peers' metrics are those of github.com/mdlayher/wireguard_exporter, so that its dashboards work.
 """
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+OPEN_METRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 #: Upper bounds of the repair histogram, in seconds. The goal is 0.25.
 BUCKETS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0)
@@ -68,14 +69,15 @@ class Values(NamedTuple):
     started: float
 
 
-def render(values: Values) -> str:
+def render(values: Values, *, open_metrics: bool = False) -> str:
     """The whole page."""
     lines: list[str] = []
 
     def family(name: str, kind: str, text: str, samples: Iterable[tuple[Mapping[str, str], float]]) -> None:
         samples = list(samples)
         if samples:
-            lines.extend((f"# HELP {name} {text}", f"# TYPE {name} {kind}"))
+            called = name.removesuffix("_total") if open_metrics else name  # OpenMetrics 1.0.0, "Counter"
+            lines.extend((f"# HELP {called} {text}", f"# TYPE {called} {kind}"))
             lines.extend(sample(name, labels, value) for labels, value in samples)
 
     device = {"device": values.interface}
@@ -123,6 +125,8 @@ def render(values: Values) -> str:
            [(labels, peer.sent_bytes) for peer, labels in keys])  # fmt: skip
     family("wireguard_peer_last_handshake_seconds", "gauge", "Unix time of a peer's last handshake, 0 is never.",
            [(labels, peer.latest_handshake) for peer, labels in keys])  # fmt: skip
+    if open_metrics:
+        lines.append("# EOF")
     return "\n".join(lines) + "\n"
 
 

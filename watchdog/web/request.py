@@ -25,6 +25,16 @@ class Request(NamedTuple):
     keep_alive: bool
     #: HTTP/1.0: keeping the connection has to be said in the answer.
     old: bool
+    #: The media ranges of Accept in lower case, b"" when it was not said.
+    accept: bytes = b""
+
+    def wants(self, kind: bytes) -> bool:
+        """Is this media type asked for by its own name? Programs that take anything (`*/*`) do not say so."""
+        for each in self.accept.split(b","):
+            name, *parameters = (part.strip() for part in each.split(b";"))
+            if name == kind and not any(part.startswith(b"q=") and not part[2:].strip(b"0.") for part in parameters):
+                return True
+        return False
 
 
 def _bad(status: int) -> Request:
@@ -118,7 +128,7 @@ def _parse(head: bytes) -> Request:
         return _bad(status)
     if _has_body(found):
         keep = False
-    return Request(200, method, path, keep, old)
+    return Request(200, method, path, keep, old, b",".join(found.get(b"accept", ())).lower())
 
 
 _remembered = lru_cache(maxsize=64)(_parse)

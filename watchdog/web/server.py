@@ -135,7 +135,7 @@ def _bind(listener: socket.socket, address: str, port: int, backlog: int) -> soc
 
 
 class Server:
-    """Serves `pages` (path -> a call that gives the reply) on a listening socket, inside the loop.
+    """Serves `pages` (path -> a call that gives the reply to a request) on a listening socket, inside the loop.
 
     failed: told why a page could not be rendered; repairing: does something run that needs the processor more?
     """
@@ -144,7 +144,7 @@ class Server:
         self,
         loop: Loop,
         listener: socket.socket,
-        pages: Mapping[bytes, Callable[[], Reply]],
+        pages: Mapping[bytes, Callable[[Request], Reply]],
         failed: Callable[[str], None],
         max_connections: int = MAX_CONNECTIONS,
         repairing: Callable[[], object] = bool,
@@ -345,7 +345,7 @@ class Server:
             reply = _ERRORS[404]
         else:
             try:
-                reply = page()
+                reply = page(request)
             except Exception as error:  # noqa: BLE001 - a page that cannot be rendered must not end the watchdog
                 self._failed(f"{request.path.decode(errors='replace')}: {type(error).__name__}: {error}")
                 reply = _ERRORS[500]
