@@ -105,7 +105,7 @@ def test_any_label_stays_on_its_line(text: str) -> None:
 
 
 def test_openmetrics_is_read_by_prometheus_own_reader() -> None:
-    families = {family.name: family for family in openmetrics(render(values(), open_metrics=True))}
+    families = {family.name: family for family in openmetrics(render(values(), open_metrics=True))}  # type: ignore[no-untyped-call]
     plain = {family.name: family for family in classic(render(values()))}
     assert families.keys() == plain.keys()
     for name, family in families.items():
