@@ -39,6 +39,7 @@ from init_wg.model.state import (
     Route,
     Rule,
     State,
+    TunnelInterface,
 )
 
 if TYPE_CHECKING:
@@ -83,13 +84,7 @@ class Circumstances(NamedTuple):
 def state(settings: Settings, tunnel: Tunnel, pod: Pod, now: Circumstances) -> State:
     """Everything that has to be there for the pod to be sealed and tunnelled."""
     return State(
-        link=Link(settings.interface, now.kind, _mtu(tunnel, pod, now.kind, now.endpoints), up=True),
-        device=_device(tunnel, now.endpoints),
-        addresses=frozenset(
-            Address(_family(a.version), str(a.ip), a.network.prefixlen)
-            for a in tunnel.addresses
-            if _family(a.version) in now.families
-        ),
+        interfaces=(_interface(settings, tunnel, pod, now),),
         routes=frozenset((server.mark(tunnel.name), *_routes(settings, tunnel, pod, now))),
         rules=frozenset(rule for family in now.families for rule in _rules(family, pod, tunnel)),
         others=frozenset(other for other in now.others if not other.addresses & {str(a.ip) for a in tunnel.addresses}),
@@ -101,9 +96,7 @@ def nothing(have: State) -> State:
     """What is left when all that is ours is taken away."""
     ours = (PREFERENCE_NAMES, PREFERENCE_REPLY, PREFERENCE_MAIN, PREFERENCE_TUNNEL)
     return State(
-        link=None,
-        device=None,
-        addresses=frozenset(),
+        interfaces=(),
         routes=frozenset(r for r in have.routes if r.table == MAIN_TABLE and r.protocol != PROTOCOL),
         rules=frozenset(rule for rule in have.rules if rule.preference not in ours),
         others=have.others,
@@ -183,6 +176,15 @@ def mtu_notice(tunnel: Tunnel, pod: Pod, kind: str, endpoints: dict[str, tuple[s
     return (
         f"{why} and WireGuard's own {overhead} bytes do not fit {pod.uplink}, which takes {pod.mtu}: "
         f"full packets are sent in fragments, which is slow{advice}"
+    )
+
+
+def _interface(settings: Settings, tunnel: Tunnel, pod: Pod, now: Circumstances) -> TunnelInterface:
+    addresses = (a for a in tunnel.addresses if _family(a.version) in now.families)
+    return TunnelInterface(
+        link=Link(settings.interface, now.kind, _mtu(tunnel, pod, now.kind, now.endpoints), up=True),
+        device=_device(tunnel, now.endpoints),
+        addresses=frozenset(Address(_family(a.version), str(a.ip), a.network.prefixlen) for a in addresses),
     )
 
 

@@ -16,80 +16,102 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from init_wg.design.steps import (
+    AddAddress,
+    AddRoute,
+    AddRule,
+    Configure,
+    CreateInterface,
+    DeleteAddress,
+    DeleteInterface,
+    DeleteRoute,
+    DeleteRule,
+    DeleteRuleset,
+    OpenRuleset,
+    RepairRuleset,
+    RepeatEndpoints,
+    SetKeepalives,
+    SetMtu,
+    SetUp,
+    Step,
+    unwanted_interface,
+    wrong_interface,
+)
 from init_wg.model import wireguard
 from init_wg.model.state import (
     DEFAULT,
-    INET,
     PREFERENCE_REPLY,
     RECORD_TABLE,
-    TUN,
-    WIREGUARD,
     Address,
     Device,
-    Link,
     Route,
     Rule,
     State,
+    TunnelInterface,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-class Step(NamedTuple):
-    """One change. `item` is what the action takes; `wanted` and `found` are for people."""
-
-    action: str
-    item: Any
-    what: str
-    wanted: str
-    found: str
-
-    def __str__(self) -> str:
-        return f"{self.what}: wanted {self.wanted}, found {self.found}"
-
-
 def plan(want: State, have: State, sealed: str) -> tuple[Step, ...]:
     """The steps from `have` to `want`. `sealed` is the lockdown's text: it opens last, all else is mended first."""
     is_sealed = have.ruleset == sealed and want.ruleset != ""
-    opening = _ruleset(want.ruleset, have.ruleset, "open" if is_sealed else "load")
-    link = want.link
-    replaced = bool(have.link and link and not _usable(have, link))
-    if link and (replaced or have.link is None):  # its addresses and routes go, or went, with it
-        left = frozenset(route for route in have.routes if route.device != link.name)
-        have = have._replace(device=None, addresses=frozenset(), routes=left)
+    opening = _ruleset(want.ruleset, have.ruleset, is_sealed=is_sealed)
+    pairs = [_Pair(each, have.interface(each.link.name)) for each in want.interfaces]
+    # The addresses and routes of an interface that is made anew go, or went, with it.
+    new = {pair.want.link.name for pair in pairs if not pair.known}
+    have = have._replace(routes=frozenset(route for route in have.routes if route.device not in new))
     steps: list[Step] = []
     if not is_sealed and want.ruleset:
         steps += opening
-    steps += _removals(want, have)
-    steps += _interface(want, have, replaced=replaced)
-    steps += [_add_address(address) for address in sorted(want.addresses - have.addresses)]
+    steps += _removals(want, have, new)
+    for pair in pairs:
+        steps += _interface(pair)
+    steps += [AddAddress(pair.want.link.name, address) for pair in pairs for address in pair.missing_addresses()]
     missing = sorted(want.routes - have.routes, key=_route_order)
-    steps += [_add_route(route) for route in missing if route.device is None]
-    steps += [_add_rule(rule) for rule in sorted(want.rules - have.rules, key=_rule_order)]
+    steps += [AddRoute(route) for route in missing if route.device is None]
+    steps += [AddRule(rule) for rule in sorted(want.rules - have.rules, key=_rule_order)]
     if is_sealed:
         steps += opening
-    if want.link and (replaced or not have.link or have.link.up != want.link.up):
-        steps.append(Step("link-up", want.link, f"interface {want.link.name}", "up", "down"))
-    steps += [_add_route(route) for route in missing if route.device is not None]
+    steps += [SetUp(pair.want.link.name) for pair in pairs if not pair.known or pair.known.link.up != pair.want.link.up]
+    steps += [AddRoute(route) for route in missing if route.device is not None]
     if not want.ruleset:  # ENABLE_KILL_SWITCH=false: what protected until now goes when all else stands
         steps += opening
-    steps += _aim(want, have)
-    steps += _keepalive(want, have)
+    for pair in pairs:
+        steps += _repeated_endpoints(pair, want, have)
+    for pair in pairs:
+        steps += _keepalives(pair)
     return tuple(steps)
 
 
-def _usable(have: State, wanted: Link) -> bool:
-    """Is what is called wg0 a WireGuard device of the kind we want, and does it answer?"""
-    return have.link is not None and have.link.kind == wanted.kind and have.device is not None
+class _Pair(NamedTuple):
+    """An interface that is wanted, and what is there by its name."""
+
+    want: TunnelInterface
+    found: TunnelInterface | None
+
+    @property
+    def known(self) -> TunnelInterface | None:
+        """The one that is there, if it is a WireGuard device of the kind we want, and answers."""
+        usable = self.found and self.found.link.kind == self.want.link.kind and self.found.device is not None
+        return self.found if usable else None
+
+    @property
+    def before(self) -> Device | None:
+        """Its settings."""
+        return self.known.device if self.known else None
+
+    def missing_addresses(self) -> list[Address]:
+        return sorted(self.want.addresses - (self.known.addresses if self.known else frozenset()))
 
 
-def _ruleset(want: str, have: str, action: str) -> list[Step]:
+def _ruleset(want: str, have: str, *, is_sealed: bool) -> list[Step]:
     if want == have:
         return []
     if not want:
-        return [Step("unload", None, "kill-switch", "none", "loaded")]
-    return [Step(action, want, "kill-switch", "as designed", _difference(want, have))]
+        return [DeleteRuleset()]
+    return [(OpenRuleset if is_sealed else RepairRuleset)(want, _difference(want, have))]
 
 
 def _difference(want: str, have: str) -> str:
@@ -117,77 +139,78 @@ def _lines(ruleset: str) -> dict[str, None]:
     return lines
 
 
-def _removals(want: State, have: State) -> Iterator[Step]:
+def _removals(want: State, have: State, new: set[str]) -> Iterator[Step]:
+    """All that leads past the tunnel, then what is only too much. `new`: interfaces that are made anew."""
     for other in sorted(have.others - want.others, key=lambda other: other.name):
-        yield Step("delete-link", other, f"interface {other.name}", "none", "the tunnel's address on it")
+        yield DeleteInterface(other.name, "the tunnel's address on it")
     for route in sorted(have.routes - want.routes, key=_route_order, reverse=True):
-        yield Step("delete-route", route, f"route {_show_route(route)}", "none", "there")
+        yield DeleteRoute(route)
     for rule in sorted(have.rules - want.rules, key=_rule_order):
-        yield Step("delete-rule", rule, f"rule {_show_rule(rule)}", "none", "there")
-    for address in sorted(have.addresses - want.addresses):
-        yield Step("delete-address", address, f"address {address.address}/{address.prefix_length}", "none", "there")
+        yield DeleteRule(rule)
+    for found in have.interfaces:
+        wanted = want.interface(found.link.name)
+        if found.link.name not in new:
+            left = found.addresses - (wanted.addresses if wanted else frozenset())
+            yield from (DeleteAddress(found.link.name, address) for address in sorted(left))
+    for found in have.interfaces:
+        if want.interface(found.link.name) is None:
+            yield unwanted_interface(found.link)
 
 
-def _interface(want: State, have: State, *, replaced: bool) -> Iterator[Step]:
-    link, found = want.link, have.link
-    if link is None or want.device is None:
-        if found:
-            yield Step("delete-link", found, f"interface {found.name}", "none", _kind(found.kind))
-        return
-    what = f"interface {link.name}"
-    if replaced and found:
-        kind = "a dead wireguard-go" if found.kind == TUN else f"a foreign {found.kind or 'device'}"
-        kind = "one of the kernel" if found.kind == WIREGUARD else kind
-        yield Step("delete-link", found, what, _kind(link.kind), kind)
-    if found is None or replaced:
-        yield Step("create-link", link, what, _kind(link.kind), "none")
-    difference = wireguard.change(have.device, want.device)._replace(keepalives=())
-    if any(value for value in difference) or difference.fwmark is not None:
-        words = _settings(difference, want.device, have)
-        yield Step("configure", (link.kind, difference), f"WireGuard settings of {link.name}", *words)
-    if found is None or replaced or found.mtu != link.mtu:
-        yield Step("set-mtu", link, f"MTU of {link.name}", str(link.mtu), str(found.mtu) if found else "none")
+def _interface(pair: _Pair) -> Iterator[Step]:
+    link, known, device = pair.want.link, pair.known, pair.want.device
+    if pair.found and not known:
+        yield wrong_interface(pair.found.link, link.kind)
+    if not known:
+        yield CreateInterface(link)
+    if device:
+        difference = wireguard.change(pair.before, device)._replace(keepalives=())
+        if any(value for value in difference) or difference.fwmark is not None:
+            yield Configure(link, difference, *_settings(difference, device, pair.before))
+    if not known or known.link.mtu != link.mtu:
+        yield SetMtu(link, pair.found.link if pair.found else None)
 
 
-def _aim(want: State, have: State) -> Iterator[Step]:
+def _repeated_endpoints(pair: _Pair, want: State, have: State) -> Iterator[Step]:
     """Where the uplink has moved, the same endpoints are told again: WireGuard goes on using the source address and
     the interface by which it last heard the peer, and that way may be gone. Sessions survive this."""
     defaults = {route for route in want.routes if route.table == RECORD_TABLE and route.destination in DEFAULT.values()}
     former = any(rule.preference == PREFERENCE_REPLY and rule.source for rule in have.rules - want.rules)
-    if want.link and want.device and have.device and (former or defaults - have.routes):
-        known = {peer.public_key for peer in have.device.peers}
-        peers = sorted((peer for peer in want.device.peers if peer.public_key in known), key=lambda p: p.public_key)
-        item = want.link.kind, wireguard.Change(None, None, None, (), tuple(peers))
-        yield Step("aim", item, f"endpoints of {want.link.name}", "by the present uplink", "by a former one")
+    before = pair.before
+    if pair.want.device and before and (former or defaults - have.routes):
+        known = {peer.public_key for peer in before.peers}
+        peers = sorted((p for p in pair.want.device.peers if p.public_key in known), key=lambda p: p.public_key)
+        yield RepeatEndpoints(pair.want.link, wireguard.Change(None, None, None, (), tuple(peers)))
 
 
-def _keepalive(want: State, have: State) -> Iterator[Step]:
-    if not want.link or not want.device:
+def _keepalives(pair: _Pair) -> Iterator[Step]:
+    if not pair.want.device:
         return
-    difference = wireguard.change(have.device, want.device)
+    before = pair.before
+    difference = wireguard.change(before, pair.want.device)
     if difference.keepalives:
-        item = want.link.kind, wireguard.Change(None, None, None, (), (), difference.keepalives)
-        peers = have.device.peers if have.device else ()
+        change = wireguard.Change(None, None, None, (), (), difference.keepalives)
+        peers = before.peers if before else ()
         known = {peer.public_key: str(peer.keepalive) for peer in peers if peer.public_key not in difference.removed}
         wanted = ", ".join(str(seconds) for _, seconds in difference.keepalives)
         found = ", ".join(known.get(key, "none") for key, _ in difference.keepalives)
-        yield Step("keepalive", item, f"keepalive of {want.link.name}", wanted, found)
+        yield SetKeepalives(pair.want.link, change, wanted, found)
 
 
-def _settings(difference: wireguard.Change, want: Device, have: State) -> tuple[str, str]:
+def _settings(difference: wireguard.Change, want: Device, have: Device | None) -> tuple[str, str]:
     """In words, and without keys."""
-    if have.device is None:
+    if have is None:
         return f"{len(difference.peers)} peer(s)", "not configured"
     words = []
     if difference.private_key:
         words.append("another private key")
     if difference.listen_port is not None:
-        words.append(f"listen port {have.device.listen_port}")
+        words.append(f"listen port {have.listen_port}")
     if difference.fwmark is not None:
-        words.append(f"fwmark {have.device.fwmark}")
+        words.append(f"fwmark {have.fwmark}")
     if extra := set(difference.removed) - {peer.public_key for peer in want.peers}:
         words.append(f"{len(extra)} peer(s) too many")
-    known = {peer.public_key: peer for peer in have.device.peers}
+    known = {peer.public_key: peer for peer in have.peers}
     for peer in difference.peers:
         before = known.get(peer.public_key)
         if before is None:
@@ -195,23 +218,6 @@ def _settings(difference: wireguard.Change, want: Device, have: State) -> tuple[
         elif fields := [n.replace("_", " ") for n in before._fields[:-1] if getattr(before, n) != getattr(peer, n)]:
             words.append(f"another {' and '.join(fields)} of a peer")
     return "as configured", ", ".join(words)
-
-
-def _kind(kind: str) -> str:
-    return {WIREGUARD: "kernel WireGuard", TUN: "wireguard-go"}.get(kind, kind)
-
-
-def _add_address(address: Address) -> Step:
-    text = f"{address.address}/{address.prefix_length}"
-    return Step("add-address", address, f"address {text}", "there", "none")
-
-
-def _add_route(route: Route) -> Step:
-    return Step("add-route", route, f"route {_show_route(route)}", "there", "none")
-
-
-def _add_rule(rule: Rule) -> Step:
-    return Step("add-rule", rule, f"rule {_show_rule(rule)}", "there", "none")
 
 
 def _route_order(route: Route) -> tuple[Any, ...]:
@@ -223,24 +229,3 @@ def _route_order(route: Route) -> tuple[Any, ...]:
 
 def _rule_order(rule: Rule) -> tuple[Any, ...]:
     return (rule.family, rule.preference, str(rule))
-
-
-def _show_route(route: Route) -> str:
-    kind = "" if route.kind == "unicast" else f"{route.kind} "
-    destination = "default" if route.destination == DEFAULT[route.family] else route.destination
-    gateway = f" via {route.gateway}" if route.gateway else ""
-    device = f" dev {route.device}" if route.device else ""
-    family = "" if route.family == INET else " (IPv6)"
-    return f"{kind}{destination}{gateway}{device} in table {route.table}{family}"
-
-
-def _show_rule(rule: Rule) -> str:
-    words = [f"{rule.preference}:", *(["not"] if rule.invert else [])]
-    words += ["from", rule.source or "all"]
-    words += ["to", rule.destination] if rule.destination else []
-    words += ["dport", str(rule.port)] if rule.port is not None else []
-    words += ["fwmark", str(rule.mark)] if rule.mark is not None else []
-    words += ["lookup", str(rule.table)]
-    words += ["suppress_prefixlength", str(rule.suppress_prefix_length)] * (rule.suppress_prefix_length is not None)
-    words += ["and more"] if rule.other else []
-    return f"{' '.join(words)}{'' if rule.family == INET else ' (IPv6)'}"

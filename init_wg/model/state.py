@@ -124,13 +124,29 @@ class OtherTunnel(NamedTuple):
     addresses: frozenset[str]
 
 
-class State(NamedTuple):
-    """All that decides where the pod's packets go. ruleset is nft's own listing, "" when there is none."""
+class TunnelInterface(NamedTuple):
+    """One of our interfaces, whole. device is None while no WireGuard answers there."""
 
-    link: Link | None
+    link: Link
     device: Device | None
     addresses: frozenset[Address]
+
+
+class State(NamedTuple):
+    """All that decides where the pod's packets go. interfaces: in the order of their names, which differ.
+    ruleset: nft's own listing, "" when there is none."""
+
+    interfaces: tuple[TunnelInterface, ...]
     routes: frozenset[Route]
     rules: frozenset[Rule]
     others: frozenset[OtherTunnel]
     ruleset: str
+
+    def interface(self, name: str) -> TunnelInterface | None:
+        """The one of that name, if it is there."""
+        return next((each for each in self.interfaces if each.link.name == name), None)
+
+    def device(self, name: str) -> Device | None:
+        """The WireGuard device of that name, if it is there and answers."""
+        found = self.interface(name)
+        return found.device if found else None

@@ -4,18 +4,35 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from init_wg.design.firewall import killswitch
+from init_wg.design.steps import (
+    Add,
+    AddAddress,
+    AddRoute,
+    AddRule,
+    ChangeDevice,
+    CreateInterface,
+    Delete,
+    DeleteAddress,
+    DeleteInterface,
+    DeleteRoute,
+    DeleteRule,
+    DeleteRuleset,
+    OpenRuleset,
+    PutRuleset,
+    SetMtu,
+    SetUp,
+    Step,
+)
 from init_wg.errors import KernelError
 from init_wg.kernel import device, neighbours, netlink, nft, rtchange, wg_uapi
 from init_wg.model.state import TUN
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from init_wg.config.settings import Settings
-    from init_wg.design.plan import Step
+    from init_wg.model.state import Link
 
 
 class NoKernelWireGuardError(Exception):
@@ -28,31 +45,52 @@ def run(kernel: netlink.Socket, settings: Settings, step: Step) -> None:
     Raises KernelError, and NoKernelWireGuardError before anything of wg0 was changed.
     """
     try:
-        _ACTIONS[step.action](kernel, settings, step.item)
+        _run(kernel, settings, step)
     except OSError as error:
         _judge(step, error)
 
 
-def _load(kernel: netlink.Socket, text: str) -> None:
-    nft.load(killswitch.replacement(text))
-    neighbours.forget_unresolved(kernel)  # of what no rules have stopped
+def _run(kernel: netlink.Socket, settings: Settings, step: Step) -> None:
+    match step:
+        case OpenRuleset():
+            neighbours.forget_unresolved(kernel)  # still sealed: none of these is WireGuard's
+            nft.begin(killswitch.replacement(step.ruleset))
+        case PutRuleset():
+            nft.load(killswitch.replacement(step.ruleset))
+            neighbours.forget_unresolved(kernel)  # of what no rules have stopped
+        case DeleteRuleset():
+            nft.load(killswitch.removal())
+        case CreateInterface():
+            _create(kernel, settings, step.link)
+        case DeleteInterface():
+            rtchange.delete_link(kernel, netlink.index(step.name))
+        case SetMtu():
+            rtchange.change_link(kernel, netlink.index(step.link.name), mtu=step.link.mtu)
+        case SetUp():
+            rtchange.change_link(kernel, netlink.index(step.name), up=True)
+        case ChangeDevice():
+            device.write(step.name, step.kind, step.change)
+        case AddAddress() | DeleteAddress():
+            add = isinstance(step, AddAddress)
+            rtchange.write_address(kernel, netlink.index(step.interface), step.address, add=add)
+        case AddRoute() | DeleteRoute():
+            rtchange.write_route(kernel, step.route, add=isinstance(step, AddRoute))
+        case AddRule() | DeleteRule():
+            rtchange.write_rule(kernel, step.rule, add=isinstance(step, AddRule))
+        case _:
+            raise TypeError(f"{type(step).__name__} is a step that nobody carries out")
 
 
-def _open(kernel: netlink.Socket, text: str) -> None:
-    neighbours.forget_unresolved(kernel)  # still sealed: none of these is WireGuard's
-    nft.begin(killswitch.replacement(text))
-
-
-def run_many(kernel: netlink.Socket, steps: list[Step]) -> None:
+def add_routes(kernel: netlink.Socket, steps: list[AddRoute]) -> None:
     """Routes that are added one after the other, together: ten thousand single ones take seconds."""
-    for step, code in zip(steps, rtchange.add_routes(kernel, [step.item for step in steps]), strict=True):
+    for step, code in zip(steps, rtchange.add_routes(kernel, [step.route for step in steps]), strict=True):
         if code:
             _judge(step, OSError(code, os.strerror(code)))
 
 
 def _judge(step: Step, error: OSError) -> None:
-    adding = step.action.startswith("add-") and error.errno == errno.EEXIST
-    gone = step.action.startswith("delete-") and error.errno in _GONE
+    adding = isinstance(step, Add) and error.errno == errno.EEXIST
+    gone = isinstance(step, Delete) and error.errno in _GONE
     if not adding and not gone:
         raise KernelError(f"{step.what}: {netlink.describe(error)}") from error
 
@@ -60,7 +98,7 @@ def _judge(step: Step, error: OSError) -> None:
 _GONE = (errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL)
 
 
-def _create_link(kernel: netlink.Socket, settings: Settings, link: Any) -> None:
+def _create(kernel: netlink.Socket, settings: Settings, link: Link) -> None:
     if link.kind == TUN:
         wg_uapi.start(link.name)
         return
@@ -74,23 +112,3 @@ def _create_link(kernel: netlink.Socket, settings: Settings, link: Any) -> None:
         raise KernelError(
             "the kernel has no WireGuard: load the node's wireguard module, or set WG_IMPLEMENTATION=userspace"
         ) from error
-
-
-_ACTIONS: dict[str, Callable[[netlink.Socket, Settings, Any], None]] = {
-    "load": lambda kernel, _, text: _load(kernel, text),
-    "open": lambda kernel, _, text: _open(kernel, text),
-    "unload": lambda _, __, ___: nft.load(killswitch.removal()),
-    "delete-link": lambda kernel, _, link: rtchange.delete_link(kernel, netlink.index(link.name)),
-    "create-link": _create_link,
-    "configure": lambda _, settings, item: device.write(settings.interface, *item),
-    "aim": lambda _, settings, item: device.write(settings.interface, *item),
-    "keepalive": lambda _, settings, item: device.write(settings.interface, *item),
-    "set-mtu": lambda kernel, _, link: rtchange.change_link(kernel, netlink.index(link.name), mtu=link.mtu),
-    "link-up": lambda kernel, _, link: rtchange.change_link(kernel, netlink.index(link.name), up=True),
-    "add-address": lambda k, s, address: rtchange.write_address(k, netlink.index(s.interface), address, add=True),
-    "delete-address": lambda k, s, address: rtchange.write_address(k, netlink.index(s.interface), address, add=False),
-    "add-route": lambda k, _, route: rtchange.write_route(k, route, add=True),
-    "delete-route": lambda k, _, route: rtchange.write_route(k, route, add=False),
-    "add-rule": lambda k, _, rule: rtchange.write_rule(k, rule, add=True),
-    "delete-rule": lambda k, _, rule: rtchange.write_rule(k, rule, add=False),
-}

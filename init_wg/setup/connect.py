@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from init_wg.config.settings import Settings
     from init_wg.config.tunnel import Tunnel
-    from init_wg.model.state import State
+    from init_wg.model.state import State, TunnelInterface
     from init_wg.model.wireguard import Reading
 
 LOCK_TIMEOUT = 120.0  # seconds: longer than any run with a handful of silent servers
@@ -48,7 +48,7 @@ def up(settings: Settings, environment: Mapping[str, str], first: str | None = N
     with lock.acquire(LOCK_TIMEOUT), netlink.Socket() as kernel:
         seen = observe(kernel, settings.interface)
         settings = input_ports.extended(settings, seen.state.ruleset)
-        for tunnel in (ordered := _order(files, seen.state, first)):
+        for tunnel in (ordered := _order(files, seen.state, settings.interface, first)):
             try:
                 alone = len(ordered) == 1
                 _connect(kernel, settings, environment, tunnel, seen, demanded=first is not None, alone=alone)
@@ -85,8 +85,8 @@ def compare(settings: Settings, environment: Mapping[str, str]) -> tuple[Tunnel,
     with netlink.Socket() as kernel:
         seen = observe(kernel, settings.interface)
     settings = input_ports.extended(settings, seen.state.ruleset)
-    tunnel = _order(files, seen.state, None)[0]
-    goal = Goal(settings, environment, tunnel, endpoints.known(tunnel, seen.state))
+    tunnel = _order(files, seen.state, settings.interface, None)[0]
+    goal = Goal(settings, environment, tunnel, endpoints.known(settings, tunnel, seen.state))
     return tunnel, reconcile.compare(goal, seen, reconcile.preferred_kind(settings, seen.state))
 
 
@@ -119,29 +119,32 @@ def _load(path: str) -> dict[str, Tunnel | None]:
     return files
 
 
-def _order(files: dict[str, Tunnel | None], have: State, first: str | None) -> list[Tunnel]:
+def _order(files: dict[str, Tunnel | None], have: State, interface: str, first: str | None) -> list[Tunnel]:
     """By name, turned so that `first` (or the server that is set up) comes first. If its file is bad, the next one."""
     known = list(files)
     if first is not None and first not in known:
         raise ConfigError(f"--server {first}: there is no such server; there is: {', '.join(known)}")
-    start = known.index(first or _set_up(files, have) or known[0])
+    start = known.index(first or _set_up(files, have, interface) or known[0])
     turned = (files[name] for name in known[start:] + known[:start])
     return [tunnel for tunnel in turned if tunnel]
 
 
-def _set_up(files: dict[str, Tunnel | None], have: State) -> str | None:
+def _set_up(files: dict[str, Tunnel | None], have: State, interface: str) -> str | None:
     """The server that is set up: the one whose mark is there. Without a mark of one of these, the one that the device
     resembles most, if it has its peers."""
     marks = {route.metric for route in have.routes if server.is_mark(route)}
     for name in files:
         if server.number(name) in marks:
             return name
-    likeness = {name: _likeness(tunnel, have) for name, tunnel in files.items() if tunnel}
+    own = have.interface(interface)
+    likeness = {name: _likeness(tunnel, own) for name, tunnel in files.items() if tunnel and own}
+    if not likeness:
+        return None
     name = max(likeness, key=lambda name: likeness[name])
     return name if likeness[name] else None
 
 
-def _likeness(tunnel: Tunnel, have: State) -> int:
+def _likeness(tunnel: Tunnel, have: TunnelInterface) -> int:
     """How much of this server is in the device; 0 if it has other peers."""
     found = {peer.public_key: peer.endpoint for peer in (have.device.peers if have.device else ())}
     if not have.device or found.keys() != {peer.public_key for peer in tunnel.peers}:
@@ -182,7 +185,7 @@ def _connect(
                 _await_proof(kernel, goal, seen, started, timeout)
             elif demanded:
                 _demand_proof(kernel, goal, seen, timeout, alone=alone and len(sets) == 1)
-            elif not _lives(seen):
+            elif not _lives(seen, settings.interface):
                 _await_proof(kernel, goal, seen, started, timeout)
         except HandshakeError:
             if number + 1 == len(sets):
@@ -195,9 +198,9 @@ def _connect(
             return
 
 
-def _lives(seen: Observation) -> bool:
+def _lives(seen: Observation, interface: str) -> bool:
     """Has the device, which is as it should be, a session that can still carry data?"""
-    newest = max((traffic.latest_handshake for traffic in seen.traffic.values()), default=0.0)
+    newest = max((s.latest_handshake for s in seen.sessions(interface).values()), default=0.0)
     return newest > time.time() - endpoints.REJECT_AFTER_TIME
 
 
@@ -211,8 +214,9 @@ def _demand_proof(kernel: netlink.Socket, goal: Goal, seen: Observation, timeout
     try:
         _await_proof(kernel, goal, seen, time.time(), patience)
     except HandshakeError:
-        if seen.state.link and seen.state.device:
-            device.write(goal.settings.interface, seen.state.link.kind, wireguard.renewal(seen.state.device.peers))
+        own = seen.state.interface(goal.settings.interface)
+        if own and own.device:
+            device.write(own.link.name, own.link.kind, wireguard.renewal(own.device.peers))
         return _await_proof(kernel, goal, seen, time.time(), timeout - patience)
     return None
 
@@ -224,19 +228,20 @@ def _await_proof(kernel: netlink.Socket, goal: Goal, seen: Observation, since: f
     anything received. What drifts meanwhile is mended: nobody else would.
     """
     interface = goal.settings.interface
-    before = sum(traffic.received_bytes for traffic in seen.traffic.values())
+    before = sum(traffic.received_bytes for traffic in seen.sessions(interface).values())
     start = looked = time.monotonic()
     provoked, renewed = start - 1, start
     patience = cycle(PATIENCE)
     wait = next(patience)
     pause = 0.001
     while (now := time.monotonic()) < start + timeout:
-        reading = device.read(interface, seen.state.link.kind if seen.state.link else WIREGUARD)
+        own = seen.state.interface(interface)
+        reading = device.read(interface, own.link.kind if own else WIREGUARD)
         sessions = reading.traffic.values() if reading else ()
         if any(s.latest_handshake >= since for s in sessions) or sum(s.received_bytes for s in sessions) > before:
             return
         if now - renewed >= wait:
-            _renew(interface, seen, reading)
+            _renew(own, reading)
             provoked, renewed, wait = start - 1, now, next(patience)
         if now - provoked >= 1:
             _provoke(interface, goal.tunnel)
@@ -253,12 +258,12 @@ def _await_proof(kernel: netlink.Socket, goal: Goal, seen: Observation, since: f
     )
 
 
-def _renew(interface: str, seen: Observation, reading: Reading | None) -> None:
+def _renew(own: TunnelInterface | None, reading: Reading | None) -> None:
     """Begin the handshakes anew that nobody answered. A session that can still carry data is left alone."""
-    if reading and seen.state.link:
+    if reading and own:
         alive = time.time() - endpoints.REJECT_AFTER_TIME
         silent = [p for p in reading.device.peers if reading.traffic[p.public_key].latest_handshake <= alive]
-        device.write(interface, seen.state.link.kind, wireguard.renewal(silent))
+        device.write(own.link.name, own.link.kind, wireguard.renewal(silent))
 
 
 def _provoke(interface: str, tunnel: Tunnel) -> None:

@@ -32,12 +32,13 @@ Addresses = dict[str, tuple[str, int]]
 REJECT_AFTER_TIME = 180.0
 
 
-def known(tunnel: Tunnel, have: State) -> Addresses:
+def known(settings: Settings, tunnel: Tunnel, have: State) -> Addresses:
     """The configuration's addresses; for names, what the device was given when they were resolved. Another server
     may have the same public key: only of the one that is set up the device's addresses are its own."""
     marks = {route for route in have.routes if server.is_mark(route)}
-    mine = have.device is not None and (not marks or server.mark(tunnel.name) in marks)
-    current = {peer.public_key: peer.endpoint for peer in (have.device.peers if have.device and mine else ())}
+    device = have.device(settings.interface)
+    mine = not marks or server.mark(tunnel.name) in marks
+    current = {peer.public_key: peer.endpoint for peer in (device.peers if device and mine else ())}
     found = {}
     for key, endpoint in _wanted(tunnel).items():
         now = current.get(key)
@@ -56,11 +57,11 @@ def candidates(
     A name is not asked again while its peer's session lives, unless `ask_again`: that would change nothing but
     open a hole. An address that is in use already comes first. Raises HandshakeError when there is none.
     """
-    fixed = known(tunnel, seen.state)
+    fixed = known(settings, tunnel, seen.state)
     alive = time.time() - REJECT_AFTER_TIME
     found: dict[str, list[tuple[str, int]]] = {}
     for key, endpoint in _wanted(tunnel).items():
-        session = seen.traffic.get(key)
+        session = seen.sessions(settings.interface).get(key)
         settled = key in fixed and session is not None and session.latest_handshake > alive
         if not dns.is_address(endpoint.host) and (ask_again or not settled):
             addresses = _ask(Goal(settings, environment, tunnel, fixed), seen, endpoint.host)
@@ -114,7 +115,7 @@ def _holding(goal: Goal, seen: Observation, hole: Hole | None) -> str:
 
     As designed, not as found: what somebody has changed in it must not be put back.
     """
-    device = seen.state.device
+    device = seen.state.device(goal.settings.interface)
     now = {peer.public_key: peer.endpoint for peer in (device.peers if device else ()) if peer.endpoint}
     comparison = compare(goal._replace(endpoints=now), seen, preferred_kind(goal.settings, seen.state), hole)
     if device is None or seen.state.ruleset == comparison.sealed:

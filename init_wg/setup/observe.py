@@ -24,13 +24,14 @@ from init_wg.model.state import (
     Route,
     Rule,
     State,
+    TunnelInterface,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from init_wg.model.snapshot import InterfaceAddress, Snapshot
-    from init_wg.model.wireguard import Traffic
+    from init_wg.model.snapshot import Interface, InterfaceAddress, Snapshot
+    from init_wg.model.wireguard import Reading, Traffic
 
 _KERNEL_RULES = frozenset(
     [Rule(family, PREFERENCE_KERNEL_MAIN, MAIN_TABLE) for family in (INET, INET6)]
@@ -39,32 +40,39 @@ _KERNEL_RULES = frozenset(
 
 
 class Observation(NamedTuple):
-    """One look at the pod: the raw snapshot, the State in it, and the sessions by public key."""
+    """One look at the pod: the raw snapshot, the State in it, and the sessions by interface and public key."""
 
     kernel: Snapshot
     state: State
-    traffic: dict[str, Traffic]
+    traffic: dict[str, dict[str, Traffic]]
+
+    def sessions(self, interface: str) -> dict[str, Traffic]:
+        """Those of one interface, by public key; empty when it does not answer."""
+        return self.traffic.get(interface, {})
 
 
-def observe(kernel: netlink.Socket, interface: str) -> Observation:
-    """Read everything that decides where packets go. Raises OSError and KernelError."""
+def observe(kernel: netlink.Socket, *names: str) -> Observation:
+    """Read everything that decides where packets go. `names` are our interfaces'. Raises OSError and KernelError."""
     snapshot = rtnetlink.snapshot(kernel)
-    found = next((i for i in snapshot.interfaces if i.name == interface), None)
-    reading = device.read(interface, found.kind) if found else None
+    ours = sorted((each for each in snapshot.interfaces if each.name in names), key=lambda each: each.name)
+    readings = {each.name: device.read(each.name, each.kind) for each in ours}
     state = State(
-        link=Link(interface, found.kind, found.mtu, found.up) if found else None,
-        device=reading.device if reading else None,
-        addresses=frozenset(
-            entry.address for entry in snapshot.addresses if found and entry.link == found.number and _counts(entry)
-        ),
-        routes=frozenset(route for route in snapshot.routes if _concerns(route, interface)),
+        interfaces=tuple(_ours(each, readings[each.name], snapshot) for each in ours),
+        routes=frozenset(route for route in snapshot.routes if _concerns(route, names)),
         rules=frozenset(
             rule for rule in snapshot.rules if rule.preference <= PREFERENCE_TUNNEL or rule in _KERNEL_RULES
         ),
-        others=frozenset(_others(snapshot, interface)),
+        others=frozenset(_others(snapshot, names)),
         ruleset=nft.listing(),
     )
-    return Observation(snapshot, state, reading.traffic if reading else {})
+    return Observation(snapshot, state, {name: reading.traffic for name, reading in readings.items() if reading})
+
+
+def _ours(link: Interface, reading: Reading | None, kernel: Snapshot) -> TunnelInterface:
+    addresses = (entry.address for entry in kernel.addresses if entry.link == link.number and _counts(entry))
+    return TunnelInterface(
+        Link(link.name, link.kind, link.mtu, link.up), reading.device if reading else None, frozenset(addresses)
+    )
 
 
 def _counts(entry: InterfaceAddress) -> bool:
@@ -72,15 +80,15 @@ def _counts(entry: InterfaceAddress) -> bool:
     return entry.scope != SCOPE_LINK
 
 
-def _others(kernel: Snapshot, interface: str) -> Iterator[OtherTunnel]:
+def _others(kernel: Snapshot, names: tuple[str, ...]) -> Iterator[OtherTunnel]:
     for link in kernel.interfaces:
-        if link.kind in (WIREGUARD, TUN) and link.name != interface:
+        if link.kind in (WIREGUARD, TUN) and link.name not in names:
             addresses = (entry.address.address for entry in kernel.addresses if entry.link == link.number)
             yield OtherTunnel(link.name, link.kind, frozenset(addresses))
 
 
-def _concerns(route: Route, interface: str) -> bool:
+def _concerns(route: Route, names: tuple[str, ...]) -> bool:
     """Our tables whole; of main what is ours, or leads past the tunnel."""
     if route.table in (TABLE, RECORD_TABLE):
         return True
-    return route.table == MAIN_TABLE and (route.protocol == PROTOCOL or route.device != interface)
+    return route.table == MAIN_TABLE and (route.protocol == PROTOCOL or route.device not in names)

@@ -11,7 +11,8 @@ from init_wg.config import tunnel as config
 from init_wg.design import bypass, desired, dns, reach
 from init_wg.design import pod as pods
 from init_wg.design.firewall import killswitch
-from init_wg.design.plan import Step, plan
+from init_wg.design.plan import plan
+from init_wg.design.steps import AddRoute, Configure, CreateInterface, PutRuleset, RepeatEndpoints, SetUp, Step
 from init_wg.errors import ConfigError, VerifyError
 from init_wg.kernel import netlink, nft, older
 from init_wg.model.state import INET, INET6, TUN, WIREGUARD, State
@@ -78,8 +79,9 @@ def converge(kernel: netlink.Socket, goal: Goal, seen: Observation) -> tuple[Obs
         except apply.NoKernelWireGuardError:
             log.info("the kernel has no WireGuard: using wireguard-go")
             kind = TUN
-            if comparison.steps[0].action == "create-link":  # nothing has changed, so there is nothing to look at again
-                comparison = _with_kind(comparison, seen, kind)
+            nothing_changed = isinstance(comparison.steps[0], CreateInterface)
+            if nothing_changed:
+                comparison = compare(goal, seen, kind)
                 continue
         seen = observe(kernel, goal.settings.interface)
         comparison = compare(goal, seen, kind)
@@ -88,36 +90,32 @@ def converge(kernel: netlink.Socket, goal: Goal, seen: Observation) -> tuple[Obs
 
 def _tell(tunnel: Tunnel, comparison: Comparison) -> None:
     """A tunnel that is set up anew: what will not be reached through it, nor beside it."""
-    if any(step.action == "configure" for step in comparison.steps):
+    if any(isinstance(step, Configure) for step in comparison.steps):
         for note in reach.notes(tunnel, comparison.bypass.networks):
             log.warning(note)
 
 
-def _with_kind(comparison: Comparison, seen: Observation, kind: str) -> Comparison:
-    link = comparison.want.link
-    want = comparison.want._replace(link=link._replace(kind=kind) if link else None)
-    return comparison._replace(want=want, steps=plan(want, seen.state, comparison.sealed))
-
-
 def _apply(kernel: netlink.Socket, settings: Settings, steps: tuple[Step, ...]) -> bool:
     """Run the steps in their order; returns whether WireGuard itself was changed."""
-    for bulk, group in groupby(steps, lambda step: step.action == "add-route"):
+    for _, group in groupby(steps, type):
         together = list(group)
         if log.enabled("debug"):
             for step in together:
                 log.debug(str(step))
-        if bulk and len(together) > BULK:
-            apply.run_many(kernel, together)
+        routes = [step for step in together if isinstance(step, AddRoute)]
+        if len(routes) > BULK:
+            apply.add_routes(kernel, routes)
             continue
         for step in together:
             apply.run(kernel, settings, step)
-    return any(step.action in ("configure", "link-up", "aim") for step in steps)
+    return any(isinstance(step, Configure | SetUp | RepeatEndpoints) for step in steps)
 
 
 def compare(goal: Goal, seen: Observation, kind: str, hole: Hole | None = None) -> Comparison:
     """What is there against what should be, for an interface of this kind."""
     settings, tunnel = goal.settings, goal.tunnel
-    new = {a.address for a in seen.state.addresses}.isdisjoint(str(a.ip) for a in tunnel.addresses)
+    own = seen.state.interface(settings.interface)
+    new = {a.address for a in (own.addresses if own else ())}.isdisjoint(str(a.ip) for a in tunnel.addresses)
     pod = pods.apart(pods.discover(seen.kernel, settings.interface), tunnel, new=new)
     chosen = bypass.choose(settings, pod, tunnel, goal.environment.get("KUBERNETES_SERVICE_HOST"))
     gate, routed = _gate(settings, pod, seen.state.ruleset)
@@ -163,15 +161,16 @@ def preferred_kind(settings: Settings, have: State) -> str:
     """A device that answers is kept, whatever made it, unless the setting names the other implementation."""
     if settings.implementation != "auto":
         return WIREGUARD if settings.implementation == "kernel" else TUN
-    return have.link.kind if have.link and have.device else WIREGUARD
+    found = have.interface(settings.interface)
+    return found.link.kind if found and found.device else WIREGUARD
 
 
 def _give_up(tunnel: Tunnel, comparison: Comparison) -> NoReturn:
     """Applied, and still different. If the kill-switch itself cannot be trusted, seal the pod again."""
     steps = comparison.steps
-    if any(step.action in ("load", "open") for step in steps):
+    if any(isinstance(step, PutRuleset) for step in steps):
         lockdown.reseal(list(comparison.pod.links))
-    if any(step.action == "configure" for step in steps):
+    if any(isinstance(step, Configure) for step in steps):
         try:
             config.refuse_own_key(tunnel)
         except ConfigError:

@@ -27,6 +27,9 @@ def status(settings: Settings, environment: Mapping[str, str]) -> dict[str, Any]
     with Socket() as kernel:
         seen = observe(kernel, settings.interface)
     state, server = seen.state, None
+    own = state.interface(settings.interface)
+    device = own.device if own else None
+    sessions = seen.sessions(settings.interface)
     resolvers: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
     bypass: Bypass | None = None
@@ -42,23 +45,23 @@ def status(settings: Settings, environment: Mapping[str, str]) -> dict[str, Any]
         drift = [str(error)]
     return {
         "interface": settings.interface,
-        "implementation": {"wireguard": "kernel", "tun": "userspace"}.get(state.link.kind if state.link else ""),
+        "implementation": {"wireguard": "kernel", "tun": "userspace"}.get(own.link.kind if own else ""),
         "server": server,
-        "up": bool(state.link and state.link.up and state.device and not drift),
+        "up": bool(own and own.link.up and device and not drift),
         "sealed": sealed.in_place(),
-        "addresses": sorted(f"{a.address}/{a.prefix_length}" for a in state.addresses),
-        "mtu": state.link.mtu if state.link else None,
+        "addresses": sorted(f"{a.address}/{a.prefix_length}" for a in (own.addresses if own else ())),
+        "mtu": own.link.mtu if own else None,
         "peers": [
             {
                 "public_key": peer.public_key,
                 "endpoint": f"{_bracketed(peer.endpoint[0])}:{peer.endpoint[1]}" if peer.endpoint else None,
                 "allowed_ips": sorted(peer.allowed_ips),
                 "keepalive": peer.keepalive,
-                "latest_handshake": seen.traffic[peer.public_key].latest_handshake,
-                "received_bytes": seen.traffic[peer.public_key].received_bytes,
-                "sent_bytes": seen.traffic[peer.public_key].sent_bytes,
+                "latest_handshake": sessions[peer.public_key].latest_handshake,
+                "received_bytes": sessions[peer.public_key].received_bytes,
+                "sent_bytes": sessions[peer.public_key].sent_bytes,
             }
-            for peer in sorted(state.device.peers if state.device else (), key=lambda peer: peer.public_key)
+            for peer in sorted(device.peers if device else (), key=lambda peer: peer.public_key)
         ],
         "rules": len(state.rules),
         "routes": len(state.routes),

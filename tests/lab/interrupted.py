@@ -12,7 +12,7 @@ import sys
 
 from init_wg import __main__
 from init_wg.config.settings import Settings
-from init_wg.design.plan import Step
+from init_wg.design.steps import Step
 from init_wg.kernel.netlink import Socket
 from init_wg.setup import apply, lockdown
 

@@ -7,18 +7,33 @@ from typing import TYPE_CHECKING, NamedTuple
 from init_wg.design import desired
 from init_wg.design.firewall import killswitch
 from init_wg.design.pod import discover
+from init_wg.design.steps import (
+    AddAddress,
+    AddRoute,
+    AddRule,
+    ChangeDevice,
+    CreateInterface,
+    DeleteAddress,
+    DeleteInterface,
+    DeleteRoute,
+    DeleteRule,
+    DeleteRuleset,
+    PutRuleset,
+    SetMtu,
+    SetUp,
+)
 from init_wg.model.secret import Secret
 from init_wg.model.snapshot import Interface
-from init_wg.model.state import Device, Link, State
+from init_wg.model.state import Device, State, TunnelInterface
 from tests.unit import build
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from init_wg.config.settings import Settings
     from init_wg.config.tunnel import Tunnel
     from init_wg.design.desired import Circumstances
-    from init_wg.design.plan import Step
+    from init_wg.design.steps import Step
 
 SEALED = killswitch.sealed(("eth0",))
 NO_KEY = Secret("A" * 43 + "=")
@@ -28,7 +43,7 @@ DEFAULT_MTU = 1420
 UNTOUCHED_RULES = frozenset(rule for rule in desired.state(
     build.settings(), build.tunnel(), build.pod(), build.circumstances()
 ).rules if rule.preference in (0, 32766, 32767))  # fmt: skip
-UNTOUCHED = State(None, None, frozenset(), frozenset(build.MAIN_ROUTES), UNTOUCHED_RULES, frozenset(), "")
+UNTOUCHED = State((), frozenset(build.MAIN_ROUTES), UNTOUCHED_RULES, frozenset(), "")
 FRESH = UNTOUCHED._replace(ruleset=SEALED)
 
 
@@ -54,6 +69,12 @@ def wanted(have: State, world: World = ORDINARY) -> State:
 RIGHT = wanted(FRESH)
 
 
+def right(state: State = RIGHT) -> TunnelInterface:
+    """The one interface of a state."""
+    (own,) = state.interfaces
+    return own
+
+
 def simulate(state: State, steps: Iterable[Step]) -> State:
     """The kernel, as far as steps can tell. An assertion fails where the kernel would refuse."""
     for step in steps:
@@ -62,68 +83,72 @@ def simulate(state: State, steps: Iterable[Step]) -> State:
 
 
 def _after(state: State, step: Step) -> State:
-    item = step.item
-    match step.action:
-        case "load" | "open":
-            return state._replace(ruleset=item)
-        case "unload":
+    match step:
+        case PutRuleset():
+            return state._replace(ruleset=step.ruleset)
+        case DeleteRuleset():
             return state._replace(ruleset="")
-        case "delete-link":
-            return _without_link(state, item.name)
-        case "create-link":
-            assert state.link is None, "EEXIST"
-            return state._replace(link=item._replace(mtu=DEFAULT_MTU, up=False), device=NEW_DEVICE)
-        case "set-mtu":
-            return state._replace(link=_link(state)._replace(mtu=item.mtu))
-        case "link-up":
-            return state._replace(link=_link(state)._replace(up=True))
-        case "configure" | "aim" | "keepalive":
-            return state._replace(device=_configured(state, *item))
-        case "add-address":
-            assert _link(state)
-            return state._replace(addresses=state.addresses | {item})
-        case "delete-address":
-            assert item in state.addresses, "EADDRNOTAVAIL"
-            return state._replace(addresses=state.addresses - {item})
-        case "add-route":
-            assert item not in state.routes, "EEXIST"
-            if item.device == "wg0":
-                assert _link(state).up, "ENETDOWN"
-            return state._replace(routes=state.routes | {item})
-        case "delete-route":
-            assert item in state.routes, "ESRCH"
-            return state._replace(routes=state.routes - {item})
-        case "add-rule":
-            assert item not in state.rules, "EEXIST"
-            return state._replace(rules=state.rules | {item})
-        case "delete-rule":
-            assert item in state.rules, "ENOENT"
-            return state._replace(rules=state.rules - {item})
-    raise AssertionError(step.action)
+        case DeleteInterface():
+            return _without_interface(state, step.name)
+        case CreateInterface(link=link):
+            assert state.interface(link.name) is None, "EEXIST"
+            made = TunnelInterface(link._replace(mtu=DEFAULT_MTU, up=False), NEW_DEVICE, frozenset())
+            return state._replace(interfaces=tuple(sorted((*state.interfaces, made))))
+        case SetMtu(link=link):
+            return with_interface(state, link.name, lambda own: own._replace(link=own.link._replace(mtu=link.mtu)))
+        case SetUp():
+            return with_interface(state, step.name, lambda own: own._replace(link=own.link._replace(up=True)))
+        case ChangeDevice():
+            return with_interface(state, step.name, lambda own: own._replace(device=_configured(own, step)))
+        case AddAddress(address=address):
+            return with_interface(state, step.interface, lambda own: own._replace(addresses=own.addresses | {address}))
+        case DeleteAddress(address=address):
+            assert address in _interface(state, step.interface).addresses, "EADDRNOTAVAIL"
+            return with_interface(state, step.interface, lambda own: own._replace(addresses=own.addresses - {address}))
+        case AddRoute(route=route):
+            assert route not in state.routes, "EEXIST"
+            if route.device and route.device != "eth0":
+                assert _interface(state, route.device).link.up, "ENETDOWN"
+            return state._replace(routes=state.routes | {route})
+        case DeleteRoute(route=route):
+            assert route in state.routes, "ESRCH"
+            return state._replace(routes=state.routes - {route})
+        case AddRule(rule=rule):
+            assert rule not in state.rules, "EEXIST"
+            return state._replace(rules=state.rules | {rule})
+        case DeleteRule(rule=rule):
+            assert rule in state.rules, "ENOENT"
+            return state._replace(rules=state.rules - {rule})
+    raise AssertionError(step)
 
 
-def _link(state: State) -> Link:
-    assert state.link, "ENODEV"
-    return state.link
+def with_interface(state: State, name: str, change: Callable[[TunnelInterface], TunnelInterface]) -> State:
+    """One of its interfaces changed."""
+    assert state.interface(name), "ENODEV"
+    return state._replace(
+        interfaces=tuple(change(each) if each.link.name == name else each for each in state.interfaces)
+    )
 
 
-def _without_link(state: State, name: str) -> State:
+def _interface(state: State, name: str) -> TunnelInterface:
+    found = state.interface(name)
+    assert found, "ENODEV"
+    return found
+
+
+def _without_interface(state: State, name: str) -> State:
     left = frozenset(route for route in state.routes if route.device != name)
+    interfaces = tuple(each for each in state.interfaces if each.link.name != name)
     others = frozenset(other for other in state.others if other.name != name)
-    assert (state.link and state.link.name == name) or others != state.others, "ENODEV"
-    if others != state.others:
-        return state._replace(others=others, routes=left)
-    return state._replace(link=None, device=None, addresses=frozenset(), routes=left)
+    assert (interfaces, others) != (state.interfaces, state.others), "ENODEV"
+    return state._replace(interfaces=interfaces, others=others, routes=left)
 
 
-def _configured(state: State, kind: str, change: object) -> Device:
+def _configured(own: TunnelInterface, step: ChangeDevice) -> Device:
     """As WireGuard does it: what is None stays, and an allowed network moves to the peer that is set last."""
-    from init_wg.model.wireguard import Change
-
-    assert isinstance(change, Change)
-    assert state.device
-    assert _link(state).kind == kind
-    device = state.device
+    device, change = own.device, step.change
+    assert device
+    assert own.link.kind == step.kind
     if change.private_key is not None:
         device = device._replace(private_key=change.private_key)
     if change.listen_port is not None:

@@ -52,15 +52,16 @@ def routes(found: State, table: int, protocol: int = PROTOCOL) -> set[Route]:
 
 
 def test_link_device_and_addresses() -> None:
-    assert ORDINARY.link == Link("wg0", "wireguard", 1370, up=True)
+    (own,) = ORDINARY.interfaces
+    assert own.link == Link("wg0", "wireguard", 1370, up=True)
     peer = Peer(build.SERVER, build.PRESHARED, build.ENDPOINT, frozenset(["0.0.0.0/0", "::/0"]), 25)
-    assert ORDINARY.device == Device(build.PRIVATE, None, FWMARK, frozenset([peer]))
-    assert ORDINARY.addresses == {Address(INET, "10.64.0.2", 32), Address(INET6, "fc00:bbbb::2", 128)}
+    assert own.device == Device(build.PRIVATE, None, FWMARK, frozenset([peer]))
+    assert own.addresses == {Address(INET, "10.64.0.2", 32), Address(INET6, "fc00:bbbb::2", 128)}
 
 
 def test_another_name_for_the_interface() -> None:
     found = state({"WG_INTERFACE": "tunnel"})
-    assert found.link == Link("tunnel", "wireguard", 1370, up=True)
+    assert [each.link for each in found.interfaces] == [Link("tunnel", "wireguard", 1370, up=True)]
     assert {route.device for route in routes(found, TABLE)} == {"tunnel", None}
     assert '"tunnel"' in found.ruleset
     assert "wg0" not in found.ruleset
@@ -82,8 +83,7 @@ def test_mtu(uplink: int, configured: int | None, addresses: tuple[str, ...], ex
     pod = {"interfaces": (build.LOOPBACK, build.UPLINK._replace(mtu=uplink))}
     tunnel = {"mtu": configured, "addresses": tuple(map(ip_interface, addresses))}
     found = state(pod=pod, tunnel=tunnel)
-    assert found.link
-    assert found.link.mtu == expected
+    assert [each.link.mtu for each in found.interfaces] == [expected]
 
 
 def test_wireguard_go_gets_what_fits() -> None:
@@ -91,8 +91,7 @@ def test_wireguard_go_gets_what_fits() -> None:
     pod = {"interfaces": (build.LOOPBACK, build.UPLINK._replace(mtu=1450))}
     for configured, expected in ((1420, 1390), (1390, 1390), (1300, 1300)):
         found = state(pod=pod, tunnel={"mtu": configured}, kind="tun")
-        assert found.link
-        assert found.link.mtu == expected
+        assert [each.link.mtu for each in found.interfaces] == [expected]
 
 
 @pytest.mark.parametrize("kind", ["wireguard", "tun"])
@@ -177,7 +176,7 @@ def test_ipv6_is_refused_where_the_tunnel_has_none_of_it() -> None:
 def test_a_pod_without_ipv6_wants_nothing_of_it() -> None:
     found = state(pod={"routes": build.MAIN_ROUTES[:3], "addresses": build.POD_ADDRESSES[:1]}, families=(INET,))
     families = {rule.family for rule in found.rules} | {route.family for route in found.routes}
-    assert families | {address.family for address in found.addresses} == {INET}
+    assert families | {address.family for each in found.interfaces for address in each.addresses} == {INET}
     assert "fc00:bbbb::2" not in found.ruleset
 
 
@@ -289,4 +288,4 @@ def test_nothing_leaves_what_others_made() -> None:
     left = desired.nothing(ORDINARY._replace(rules=ORDINARY.rules | {foreign}))
     assert left.routes == set(build.MAIN_ROUTES)
     assert {rule.preference for rule in left.rules} == {0, 150, 32766, 32767}
-    assert (left.link, left.device, left.addresses, left.ruleset) == (None, None, frozenset(), "")
+    assert (left.interfaces, left.ruleset) == ((), "")

@@ -17,7 +17,25 @@ from hypothesis import strategies as st
 
 from init_wg.config.tunnel import Endpoint
 from init_wg.design import desired
-from init_wg.design.plan import Step, plan
+from init_wg.design.plan import plan
+from init_wg.design.steps import (
+    AddAddress,
+    AddRoute,
+    AddRule,
+    Configure,
+    CreateInterface,
+    DeleteAddress,
+    DeleteInterface,
+    DeleteRoute,
+    DeleteRule,
+    DeleteRuleset,
+    OpenRuleset,
+    PutRuleset,
+    RepairRuleset,
+    SetMtu,
+    SetUp,
+    Step,
+)
 from init_wg.model.secret import Secret
 from init_wg.model.state import (
     FWMARK,
@@ -38,28 +56,35 @@ from init_wg.model.state import (
     Route,
     Rule,
     State,
+    TunnelInterface,
 )
 from tests.unit import build
-from tests.unit.build_state import FRESH, ORDINARY, RIGHT, SEALED, UNTOUCHED, World, simulate, wanted
+from tests.unit.build_state import FRESH, ORDINARY, RIGHT, SEALED, UNTOUCHED, World, right, simulate, wanted
 
 GOLDEN = Path(__file__).parent / "golden" / "plan.txt"
 _T = TypeVar("_T")
 
 
 def the_peer(state: State = RIGHT) -> Peer:
-    assert state.device
-    (peer,) = state.device.peers
+    device = right(state).device
+    assert device
+    (peer,) = device.peers
     return peer
 
 
 def with_link(state: State = RIGHT, **changes: object) -> State:
-    assert state.link
-    return state._replace(link=Link(**{**state.link._asdict(), **changes}))
+    link = Link(**{**right(state).link._asdict(), **changes})
+    return state._replace(interfaces=(right(state)._replace(link=link),))
 
 
 def with_device(state: State = RIGHT, **changes: object) -> State:
-    assert state.device
-    return state._replace(device=Device(**{**state.device._asdict(), **changes}))
+    device = right(state).device
+    assert device
+    return state._replace(interfaces=(right(state)._replace(device=Device(**{**device._asdict(), **changes})),))
+
+
+def with_addresses(addresses: Iterable[Address], state: State = RIGHT) -> State:
+    return state._replace(interfaces=(right(state)._replace(addresses=frozenset(addresses)),))
 
 
 def with_peer(**changes: object) -> State:
@@ -69,14 +94,19 @@ def with_peer(**changes: object) -> State:
 def without_link(state: State = RIGHT) -> State:
     """Deleting a link takes its addresses and its routes along."""
     routes = frozenset(route for route in state.routes if route.device != "wg0")
-    return state._replace(link=None, device=None, addresses=frozenset(), routes=routes)
+    return state._replace(interfaces=(), routes=routes)
+
+
+def with_foreign(link: Link) -> State:
+    """A device without WireGuard behind it, or with a dead one."""
+    return without_link()._replace(interfaces=(TunnelInterface(link, None, frozenset()),))
 
 
 def down(state: State = RIGHT) -> State:
     """`ip link set wg0 down`: IPv4 addresses stay, IPv6 ones and all routes go."""
     gone = frozenset(route for route in state.routes if route.device != "wg0")
-    addresses = frozenset(address for address in state.addresses if address.family == INET)
-    return with_link(state._replace(routes=gone, addresses=addresses), up=False)
+    addresses = (address for address in right(state).addresses if address.family == INET)
+    return with_link(with_addresses(addresses, state._replace(routes=gone)), up=False)
 
 
 def without_routes(unwanted: Callable[[Route], bool], state: State = RIGHT) -> State:
@@ -116,9 +146,9 @@ CASES: dict[str, tuple[State, World]] = {
     "everything is as it should be": (RIGHT, ORDINARY),
     # the interface
     "wg0 was deleted": (without_link(), ORDINARY),
-    "wg0 is a dummy": (without_link()._replace(link=Link("wg0", "dummy", 1500, up=True)), ORDINARY),
+    "wg0 is a dummy": (with_foreign(Link("wg0", "dummy", 1500, up=True)), ORDINARY),
     "wg0 is a dead wireguard-go's, and wireguard-go is wanted": (
-        without_link()._replace(link=Link("wg0", "tun", 1370, up=True)),
+        with_foreign(Link("wg0", "tun", 1370, up=True)),
         USERSPACE,
     ),
     "wg0 is the kernel's, and wireguard-go is wanted": (RIGHT, USERSPACE),
@@ -151,11 +181,11 @@ CASES: dict[str, tuple[State, World]] = {
     "another listen port, and the file names none": (with_device(listen_port=40000), ORDINARY),
     # addresses
     "an address is missing": (
-        RIGHT._replace(addresses=frozenset(a for a in RIGHT.addresses if a.family == INET6)),
+        with_addresses(a for a in right().addresses if a.family == INET6),
         ORDINARY,
     ),
     "an address too many": (
-        RIGHT._replace(addresses=RIGHT.addresses | {Address(INET, "10.99.0.1", 24)}),
+        with_addresses(right().addresses | {Address(INET, "10.99.0.1", 24)}),
         ORDINARY,
     ),
     # rules
@@ -252,7 +282,7 @@ def steps_for(have: State, world: World) -> tuple[Step, ...]:
 
 
 def shown(steps: Iterable[Step]) -> str:
-    return "".join(f"  {step.action:<15}{step}\n" for step in steps) or "  nothing\n"
+    return "".join(f"  {type(step).__name__:<17}{step}\n" for step in steps) or "  nothing\n"
 
 
 def golden() -> dict[str, str]:
@@ -292,7 +322,7 @@ def test_no_golden_word_shows_a_key() -> None:
 def assert_converges(want: State, have: State, steps: tuple[Step, ...]) -> None:
     """The steps lead to what is wanted, and from there no step is left."""
     after = simulate(have, steps)
-    if after.device and want.device and want.device.listen_port is None:
+    if want.interfaces and (wished := right(want).device) and wished.listen_port is None:
         after = with_device(after, listen_port=None)
     assert after == want
     assert plan(want, after, SEALED) == ()
@@ -351,7 +381,7 @@ def some(items: Iterable[_T]) -> st.SearchStrategy[frozenset[_T]]:
     return st.just(frozenset(listed)) | st.frozensets(st.sampled_from(listed))
 
 
-SOME_ROUTES, SOME_RULES, SOME_ADDRESSES = some(RIGHT.routes), some(RIGHT.rules), some(RIGHT.addresses)
+SOME_ROUTES, SOME_RULES, SOME_ADDRESSES = some(RIGHT.routes), some(RIGHT.rules), some(right().addresses)
 
 
 @st.composite
@@ -371,9 +401,7 @@ def found(draw: st.DrawFn) -> State:
     )  # fmt: skip
     addresses = draw(SOME_ADDRESSES) | draw(st.sampled_from([frozenset(), {Address(INET, "10.99.0.1", 24)}]))
     return State(
-        link=link,
-        device=device if answers else None,
-        addresses=addresses if link else frozenset(),
+        interfaces=(TunnelInterface(link, device if answers else None, addresses),) if link else (),
         routes=routes,
         rules=draw(SOME_RULES) | draw(st.frozensets(st.sampled_from(ROGUE_RULES))),
         others=draw(st.sampled_from(OTHERS)),
@@ -394,9 +422,8 @@ def test_down_takes_everything_away_and_the_kill_switch_last(have: State) -> Non
     want = desired.nothing(have)
     steps = plan(want, have, "")
     assert_converges(want, have, steps)
-    actions = [step.action for step in steps]
-    assert ("unload" in actions) == bool(have.ruleset)
-    assert "unload" not in actions[:-1]
+    assert any(isinstance(step, DeleteRuleset) for step in steps) == bool(have.ruleset)
+    assert not any(isinstance(step, DeleteRuleset) for step in steps[:-1])
 
 
 @settings(max_examples=200, deadline=None)
@@ -404,29 +431,30 @@ def test_down_takes_everything_away_and_the_kill_switch_last(have: State) -> Non
 def test_nothing_opens_before_it_may(have: State, world: World) -> None:
     want = wanted(have, world)
     steps = plan(want, have, SEALED)
-    actions = [step.action for step in steps]
+    kinds = list(map(type, steps))
 
-    def before(first: Iterable[str], then: str) -> bool:
+    def before(first: tuple[type[Step], ...], then: type[Step]) -> bool:
         """No step of `first` comes after one that is `then`."""
-        return then not in actions or not set(first) & set(actions[actions.index(then) :])
+        return then not in kinds or not set(first) & set(kinds[kinds.index(then) :])
 
     if have.ruleset not in (SEALED, want.ruleset):
-        assert actions[0] == "load"
+        assert kinds[0] is RepairRuleset
     if have.ruleset == want.ruleset:
-        assert not {"load", "open"} & set(actions)
+        assert not any(isinstance(step, PutRuleset) for step in steps)
     if have.ruleset == SEALED:
-        mended = ("delete-route", "delete-rule", "delete-address", "delete-link", "create-link", "configure")
-        assert before((*mended, "set-mtu", "add-address", "add-rule"), "open")
-        assert not any(step.item.kind == "unreachable" for step in after(steps, "open") if step.action == "add-route")
-        assert before(("open",), "link-up")
-    assert actions.count("load") + actions.count("open") <= 1
-    assert ("open" in actions) == (have.ruleset == SEALED)
-    assert before(("configure", "create-link", "add-address"), "link-up")
-    default = [n for n, s in enumerate(steps) if s.action == "add-route" and s.item.kind == "unreachable"]
-    assert not default or "add-rule" not in actions[: max(default)]
+        removed = (DeleteRoute, DeleteRule, DeleteAddress, DeleteInterface)
+        assert before((*removed, CreateInterface, Configure, SetMtu, AddAddress, AddRule), OpenRuleset)
+        opened = steps[kinds.index(OpenRuleset) :] if OpenRuleset in kinds else ()
+        assert not any(isinstance(step, AddRoute) and step.route.kind == "unreachable" for step in opened)
+        assert before((OpenRuleset,), SetUp)
+    assert sum(isinstance(step, PutRuleset) for step in steps) <= 1
+    assert (OpenRuleset in kinds) == (have.ruleset == SEALED)
+    assert before((Configure, CreateInterface, AddAddress), SetUp)
+    default = [n for n, s in enumerate(steps) if isinstance(s, AddRoute) and s.route.kind == "unreachable"]
+    assert not default or AddRule not in kinds[: max(default)]
     # Leaks are taken away before anything is made.
-    made = [n for n, action in enumerate(actions) if action in ("create-link", "add-rule", "add-route", "link-up")]
-    gone = [n for n, action in enumerate(actions) if action in ("delete-route", "delete-rule")]
+    made = [n for n, kind in enumerate(kinds) if kind in (CreateInterface, AddRule, AddRoute, SetUp)]
+    gone = [n for n, kind in enumerate(kinds) if kind in (DeleteRoute, DeleteRule)]
     assert not made or not gone or max(gone) < min(made)
 
 
@@ -443,12 +471,38 @@ def test_a_plan_broken_off_anywhere_is_taken_up_again(have: State, world: World,
 @given(have=found())
 def test_a_session_survives_unless_its_own_settings_differ(have: State) -> None:
     """The device is neither made anew nor its peer set again for anything else that drifted."""
-    have = have._replace(link=RIGHT.link, device=RIGHT.device)
-    actions = {step.action for step in plan(wanted(have), have, SEALED)}
-    assert not actions & {"create-link", "configure", "link-up", "set-mtu"}
-    assert "delete-link" not in actions or have.others == OTHERS[1]
+    addresses = right(have).addresses if have.interfaces else frozenset()
+    have = have._replace(interfaces=(right()._replace(addresses=addresses),))
+    kinds = set(map(type, plan(wanted(have), have, SEALED)))
+    assert not kinds & {CreateInterface, Configure, SetUp, SetMtu}
+    assert DeleteInterface not in kinds or have.others == OTHERS[1]
 
 
-def after(steps: tuple[Step, ...], action: str) -> tuple[Step, ...]:
-    names = [step.action for step in steps]
-    return steps[names.index(action) :] if action in names else ()
+# --- more than one interface -----------------------------------------------------------------------------------------
+
+SECOND = TunnelInterface(
+    Link("wg1", "wireguard", 1370, up=True),
+    Device(Secret(build.key("second")), 51820, 0, frozenset([FOREIGN_PEER._replace(endpoint=None)])),
+    frozenset([Address(INET, "10.13.13.1", 24)]),
+)
+BOTH = RIGHT._replace(interfaces=(right(), SECOND))
+
+
+@pytest.mark.parametrize("there", [(), (right(),), (SECOND,), (right(), SECOND._replace(device=None))])
+def test_two_interfaces_converge_and_neither_disturbs_the_other(there: tuple[TunnelInterface, ...]) -> None:
+    names = {each.link.name for each in there if each.device}
+    left = frozenset(route for route in RIGHT.routes if route.device != "wg0" or "wg0" in names)
+    have = BOTH._replace(interfaces=there, routes=left)
+    steps = plan(BOTH, have, SEALED)
+    assert plan(BOTH, simulate(have, steps), SEALED) == ()
+    made = {step.link.name for step in steps if isinstance(step, CreateInterface)}
+    assert made == {"wg0", "wg1"} - names
+
+
+def test_an_interface_that_is_not_wanted_any_more_goes_and_the_other_stays() -> None:
+    steps = plan(RIGHT, BOTH, SEALED)
+    assert list(map(str, steps)) == [
+        "address 10.13.13.1/24: wanted none, found there",
+        "interface wg1: wanted none, found kernel WireGuard",
+    ]
+    assert simulate(BOTH, steps) == RIGHT

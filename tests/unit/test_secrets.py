@@ -20,7 +20,7 @@ from init_wg.model.secret import Secret
 from init_wg.model.state import FWMARK, Device
 from init_wg.setup import report
 from tests.unit import build
-from tests.unit.build_state import FRESH, ORDINARY, RIGHT, SEALED, wanted
+from tests.unit.build_state import FRESH, ORDINARY, RIGHT, SEALED, right, wanted
 
 secrets = st.binary(min_size=32, max_size=32).map(lambda raw: Secret(base64.b64encode(raw).decode()))
 
@@ -40,21 +40,23 @@ def test_nothing_shows_a_key(
     tunnel = build.tunnel(private_key=private, peers=(peer,))
     world = ORDINARY._replace(tunnel=tunnel)
     want = wanted(FRESH, world)
-    old = Device(before, 1, FWMARK, RIGHT.device.peers if RIGHT.device else frozenset())
-    change = wireguard.change(old, want.device or old)
+    device = right(want).device
+    assert device
+    old = Device(before, 1, FWMARK, device.peers)
+    change = wireguard.change(old, device)
     shown: list[object] = [
         tunnel,
         peer,
         world,
         want,
-        want.device,
+        device,
         old,
         change,
         copy.deepcopy(want),
         [want],
-        {"device": want.device},
+        {"device": device},
     ]
-    for have in (FRESH, RIGHT._replace(device=old), RIGHT):
+    for have in (FRESH, RIGHT._replace(interfaces=(right()._replace(device=old),)), RIGHT):
         steps = plan(want, have, SEALED)
         shown += [steps, *steps, *map(repr, steps)]
         for step in steps:

@@ -34,7 +34,7 @@ def marked(name: str, state: State = RIGHT) -> State:
 
 
 def order(files: dict[str, Tunnel | None], have: State, first: str | None = None) -> list[str]:
-    return [each.name for each in _order(files, have, first)]
+    return [each.name for each in _order(files, have, "wg0", first)]
 
 
 def test_the_marked_one_comes_first() -> None:
@@ -72,9 +72,9 @@ def test_without_a_mark_the_one_that_the_device_resembles(difference: dict[str, 
 def test_the_address_of_a_name_is_the_devices_only_for_the_server_that_is_set_up() -> None:
     peer = build.tunnel().peers[0]._replace(endpoint=Endpoint("vpn.example", build.ENDPOINT[1]))
     mine = build.tunnel(name="a", peers=(peer,))
-    assert endpoints.known(mine, marked("a")) == {build.SERVER: build.ENDPOINT}
-    assert endpoints.known(mine, marked("")) == {build.SERVER: build.ENDPOINT}
-    assert endpoints.known(mine, marked("b")) == {}
+    assert endpoints.known(build.settings(), mine, marked("a")) == {build.SERVER: build.ENDPOINT}
+    assert endpoints.known(build.settings(), mine, marked("")) == {build.SERVER: build.ENDPOINT}
+    assert endpoints.known(build.settings(), mine, marked("b")) == {}
 
 
 @pytest.mark.parametrize(
