@@ -115,7 +115,7 @@ def test_a_device_that_fits_no_single_message(stage: Stage) -> None:
     text = text.replace("0.0.0.0/0, ::/0", ", ".join([FIRST, *networks[lab.provider.public_key]]))
     for number, key in enumerate(list(networks)[1:]):
         text += f"[Peer]\nPublicKey = {key}\nAllowedIPs = {', '.join(networks[key])}\n"
-        text += f"Endpoint = {lab.provider2.addresses[4]}:{(OTHER_PORT, WIREGUARD_PORT)[number]}\n"
+        text += f"Endpoint = {lab.provider2.addresses[4]}:{(WIREGUARD_PORT, OTHER_PORT)[number]}\n"
     before = product.tunnel(lab)
     lab.config_path.write_text(text)
     product.run(lab, "up")
