@@ -45,9 +45,13 @@ def _numbered(text: str) -> tuple[str, ...]:
     return tuple(f"peer{number}" for number in range(1, int(text) + 1))
 
 
-def _check(word: str) -> None:
+def is_name(word: str) -> bool:
     """Names become names of files, of keys in a Secret and of labels in metrics."""
-    if len(word) <= LONGEST and word[0] in _FIRST and _REST.issuperset(word):
+    return 0 < len(word) <= LONGEST and word[0] in _FIRST and _REST.issuperset(word)
+
+
+def _check(word: str) -> None:
+    if is_name(word):
         return
     # Longer ones may be a key in the wrong place.
     shown = f"{word!a}" if len(word) <= LONGEST else f"a word of {len(word)} characters"

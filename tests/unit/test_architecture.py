@@ -36,7 +36,17 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "init_wg.design",
         "init_wg.kernel",
     ),
-    "init_wg": ("init_wg.config", "init_wg.kernel", "init_wg.setup"),
+    "init_wg.server.design": ("init_wg.model", "init_wg.config", "init_wg.design", "init_wg.design.firewall"),
+    "init_wg.server": (
+        "init_wg.model",
+        "init_wg.config",
+        "init_wg.design.firewall",
+        "init_wg.design",
+        "init_wg.kernel",
+        "init_wg.setup",
+        "init_wg.server.design",
+    ),
+    "init_wg": ("init_wg.config", "init_wg.kernel", "init_wg.setup", "init_wg.server"),
     "watchdog.web": (),
     "watchdog": ("init_wg", "init_wg.config", "init_wg.kernel", "init_wg.model", "watchdog.web"),
 }
@@ -46,7 +56,10 @@ GROUND = {"init_wg.errors", "init_wg.log", "watchdog.loop"}
 PURE = (
     "init_wg.errors", "init_wg.config", "init_wg.config.settings", "init_wg.config.server_settings",
     "init_wg.config.peer_names",
-    *sorted(m for m in SOURCES if m.startswith(("init_wg.model", "init_wg.design")) and m != "init_wg.design.dns"),
+    *sorted(
+        m for m in SOURCES
+        if m.startswith(("init_wg.model", "init_wg.design", "init_wg.server.design")) and m != "init_wg.design.dns"
+    ),
     "watchdog.peer_health", "watchdog.scheduler", "watchdog.exit_check", "watchdog.incident", "watchdog.status",
     "watchdog.traffic",
     "watchdog.web", "watchdog.web.metrics", "watchdog.web.request",

@@ -1,0 +1,1 @@
+"""What server mode sets up, and what its volume holds; pure."""
