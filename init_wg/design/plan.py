@@ -6,7 +6,7 @@ leave the pod that could not leave before:
   1  a kill-switch that was there but is not right is put right first; one that is still sealed stays sealed
   2  what leads past the tunnel is taken away: stray routes, foreign rules, an interface that is not WireGuard's
   3  the interface is made and configured while it is down, with the mark before the first peer
-  4  addresses, the unreachable defaults under the tunnel's, the rules
+  4  addresses, the unreachable defaults under the tunnel's, the rules; forwarding, where it is wanted
   5  the sealed kill-switch is opened, for the tunnel and what bypasses it by name
   6  the interface goes up; then its routes, which need that
   7  what makes a peer speak by itself comes last: a handshake that is refused is tried again only after 5 s
@@ -30,6 +30,7 @@ from init_wg.design.steps import (
     OpenRuleset,
     RepairRuleset,
     RepeatEndpoints,
+    SetForwarding,
     SetKeepalives,
     SetMtu,
     SetUp,
@@ -72,6 +73,7 @@ def plan(want: State, have: State, sealed: str) -> tuple[Step, ...]:
     missing = sorted(want.routes - have.routes, key=_route_order)
     steps += [AddRoute(route) for route in missing if route.device is None]
     steps += [AddRule(rule) for rule in sorted(want.rules - have.rules, key=_rule_order)]
+    steps += [SetForwarding(name) for name in sorted(want.forwarding - (have.forwarding - new))]
     if is_sealed:
         steps += opening
     steps += [SetUp(pair.want.link.name) for pair in pairs if not pair.known or pair.known.link.up != pair.want.link.up]

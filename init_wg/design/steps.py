@@ -124,6 +124,16 @@ class SetUp(Step):
         self.name = name
 
 
+class SetForwarding(Step):
+    """Let the kernel forward IPv4 packets that come in by a link."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"IPv4 forwarding of {name}", "on", "off")
+        self.name = name
+
+
 class ChangeDevice(Step):
     """Tell a WireGuard device what differs. kind: of its link."""
 

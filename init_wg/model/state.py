@@ -36,6 +36,9 @@ UNREACHABLE_METRIC = 4278198272
 #: What the kernel itself gives an IPv6 route that names no metric (IP6_RT_PRIO_USER).
 IPV6_METRIC = 1024
 
+#: On packets that a server's rules let the kernel forward: without it, there is no route for them.
+FORWARD_MARK = 51822
+
 PREFERENCE_NAMES, PREFERENCE_REPLY, PREFERENCE_MAIN, PREFERENCE_TUNNEL = 50, 100, 200, 300
 #: Foreign rules up to our last one would be asked before ours: they are drift. Later ones are left alone.
 PREFERENCE_KERNEL_MAIN, PREFERENCE_KERNEL_DEFAULT = 32766, 32767
@@ -134,13 +137,15 @@ class TunnelInterface(NamedTuple):
 
 class State(NamedTuple):
     """All that decides where the pod's packets go. interfaces: in the order of their names, which differ.
-    ruleset: nft's own listing, "" when there is none."""
+    ruleset: nft's own listing, "" when there is none. forwarding: by which devices IPv4 packets may come in to be
+    forwarded; looked at in server mode only."""
 
     interfaces: tuple[TunnelInterface, ...]
     routes: frozenset[Route]
     rules: frozenset[Rule]
     others: frozenset[OtherTunnel]
     ruleset: str
+    forwarding: frozenset[str] = frozenset()
 
     def interface(self, name: str) -> TunnelInterface | None:
         """The one of that name, if it is there."""

@@ -22,12 +22,13 @@ from init_wg.design.steps import (
     DeleteRuleset,
     OpenRuleset,
     PutRuleset,
+    SetForwarding,
     SetMtu,
     SetUp,
     Step,
 )
 from init_wg.errors import KernelError
-from init_wg.kernel import device, neighbours, netlink, nft, rtchange, wg_uapi
+from init_wg.kernel import device, forwarding, neighbours, netlink, nft, rtchange, wg_uapi
 from init_wg.model.state import TUN
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ def _run(kernel: netlink.Socket, settings: Settings, step: Step) -> None:
             rtchange.change_link(kernel, netlink.index(step.link.name), mtu=step.link.mtu)
         case SetUp():
             rtchange.change_link(kernel, netlink.index(step.name), up=True)
+        case SetForwarding():
+            forwarding.switch_on(kernel, netlink.index(step.name))
         case ChangeDevice():
             device.write(step.name, step.kind, step.change)
         case AddAddress() | DeleteAddress():
