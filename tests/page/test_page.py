@@ -1,0 +1,147 @@
+"""The status page as people see it: in a real browser, light and dark, on a phone, with hostile words in it.
+
+PAGE_PICTURES=folder keeps the pictures.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.lab.lab import Lab, missing, wait_until
+from tests.netns.chaos import Watchdog
+from tests.page.browser import Browser
+
+# A server's name is a file's name: it may hold anything but a slash.
+HOSTILE = "<img src=x onerror=document.title='hit'>&quot;"
+LOOKS = [(False, 1200), (True, 1200), (False, 360), (True, 360)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def machine() -> None:
+    """Skip, with the reason, where no browser or no lab is to be had; under CI that is a failure."""
+    lacking = missing() or ("" if shutil.which("chromium") else "chromium")
+    if lacking:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"the page's tests need: {lacking}")
+
+
+@pytest.fixture(scope="module")
+def kept() -> Iterator[Watchdog]:
+    """A pod with two servers, set up and watched."""
+    with Lab() as lab, Watchdog(lab, env={"WG_CONFIG": str(lab.config_folder)}) as watchdog:
+        watchdog.settle()
+        yield watchdog
+
+
+@pytest.fixture(scope="module")
+def browser(kept: Watchdog, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """On the node, where `kubectl port-forward` would end."""
+    with Browser(kept.lab.node.popen, tmp_path_factory.mktemp("browser")) as it:
+        yield it
+
+
+def opened(browser: Browser, watchdog: Watchdog) -> None:
+    browser.open(f"http://{watchdog.lab.pod.addresses[4]}:9999/")
+    browser.until("document.querySelectorAll('main section').length > 4")
+
+
+def text(browser: Browser) -> str:
+    return str(browser.evaluate("document.body.innerText"))
+
+
+def seen(browser: Browser, name: str) -> None:
+    if folder := os.environ.get("PAGE_PICTURES"):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        browser.picture(Path(folder, f"{name}.png"))
+
+
+def faults_for_readers(browser: Browser) -> list[dict[str, Any]]:
+    """axe-core: what keeps somebody from reading the page."""
+    rules = importlib.resources.files("axe_core_python").joinpath("axe.min.js").read_text()
+    browser.evaluate(rules)
+    found = browser.evaluate(
+        "axe.run().then(r => r.violations.map(v => ({id: v.id, nodes: v.nodes.map(n => n.html)})))"
+    )
+    assert browser.evaluate("axe.run().then(r => r.passes.length)") > 10
+    return list(found)
+
+
+@pytest.mark.parametrize(("dark", "width"), LOOKS)
+def test_everybody_can_read_it(browser: Browser, kept: Watchdog, dark: bool, width: int) -> None:
+    browser.look(dark=dark, width=width)
+    opened(browser, kept)
+    seen(browser, f"active-{'dark' if dark else 'light'}-{width}")
+    assert "VPN is active" in text(browser)
+    assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert faults_for_readers(browser) == []
+    ground = browser.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (ground == "rgb(17, 22, 28)") == dark
+
+
+def test_words_of_others_are_only_shown(browser: Browser, kept: Watchdog) -> None:
+    opened(browser, kept)
+    first = kept.lab.config_folder / "1-provider.conf"
+    hostile = first.rename(first.with_name(f"1{HOSTILE}.conf"))
+    try:
+        wait_until(lambda: json.loads(kept.ask("/status"))["server"] == hostile.stem, "the new name")
+        browser.until("document.querySelector('dd').textContent.startsWith('1<')")
+        assert hostile.stem in text(browser)
+        assert browser.evaluate("document.images.length") == 0
+        assert browser.evaluate("document.title").startswith("active")
+        assert browser.complaints == []
+    finally:
+        hostile.rename(first)
+    wait_until(lambda: json.loads(kept.ask("/status"))["server"] == first.stem, "the old name")
+
+
+def test_its_policy_runs_nothing_else(browser: Browser, kept: Watchdog) -> None:
+    """Even if somebody got a script into the page."""
+    opened(browser, kept)
+    insert = "const s = document.createElement('script'); s.textContent = 'window.hit = 1'; document.body.append(s)"
+    browser.evaluate(insert)
+    assert browser.evaluate("window.hit === undefined")
+    browser.until("true")
+    assert any("Content Security Policy" in complaint for complaint in browser.complaints)
+
+
+def test_it_follows_what_happens_by_itself(browser: Browser, kept: Watchdog) -> None:
+    lab = kept.lab
+    browser.look(dark=False, width=1200)
+    opened(browser, kept)
+    lab.pod.run(["ip", "link", "delete", "wg0"])
+    browser.until("document.body.innerText.includes('repaired in')")
+    assert "links" in text(browser)
+    browser.until("document.querySelectorAll('svg polyline').length === 2")
+    for provider in (lab.provider, lab.provider2):
+        provider.silence()
+    try:
+        browser.until("document.getElementById('words').textContent.startsWith('VPN is not active: nothing heard')")
+        assert browser.evaluate("document.getElementById('state').className") == "bad"
+        assert faults_for_readers(browser) == []
+        seen(browser, "silent-light-1200")
+    finally:
+        for provider in (lab.provider, lab.provider2):
+            provider.speak()
+    browser.until("document.getElementById('state').className === 'good'")
+
+
+def test_a_watchdog_that_has_gone_is_told(browser: Browser, kept: Watchdog) -> None:
+    opened(browser, kept)
+    kept.end()
+    try:
+        browser.until("document.getElementById('words').textContent === 'The watchdog does not answer'")
+        seen(browser, "gone-light-1200")
+    finally:
+        kept.start()
+    browser.until("document.getElementById('state').className === 'good'")
+
+
+def test_programs_get_the_exact_words(kept: Watchdog) -> None:
+    wait_until(kept.active, "the words that a kubelet reads")
