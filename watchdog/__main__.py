@@ -37,7 +37,8 @@ def main() -> int:
 
     from . import limits
     from .keeper import Keeper
-    from .loop import Loop
+    from .loop import Loop, watch_signals
+    from .supervisor import Supervisor
 
     try:
         found = settings.read(os.environ)
@@ -50,18 +51,19 @@ def main() -> int:
     limits.keep_secrets()
     _adopt_orphans()
     loop = Loop(_mistake)
-    keeper = Keeper(loop, found, os.environ)
+    supervisor = Supervisor(loop, os.environ)
+    keeper = Keeper(loop, found, supervisor)
 
     def on_signal(number: int) -> None:
         if number == signal.SIGCHLD:
-            keeper.reap()
+            supervisor.reap()
         elif number == signal.SIGHUP:
             keeper.reload()
         else:
             log.info(f"ended by {signal.Signals(number).name}; the kill-switch and the tunnel stay")
             loop.stop()
 
-    loop.watch_signals((*_END, signal.SIGHUP, signal.SIGCHLD), on_signal)
+    watch_signals(loop, (*_END, signal.SIGHUP, signal.SIGCHLD), on_signal)
     keeper.start()
     limits.give_back()
     loop.run()

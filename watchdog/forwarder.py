@@ -36,6 +36,62 @@ STEADY = 10.0
 FOR_EVER = 1e9
 
 
+class _Asker:
+    """Asks the forwarder whether it answers. first: called in the loop when it did, for the first time."""
+
+    def __init__(self, loop: Loop, first: Callable[[], None]) -> None:
+        self._loop = loop
+        self._first = first
+        self._socket: socket.socket | None = None
+        self._again: Timer | None = None
+        #: Since it was started; and questions since the last answer.
+        self.answered, self.unanswered = False, 0
+
+    def begin(self) -> None:
+        """One was just started: ask until it answers."""
+        self.answered, self.unanswered = False, 0
+        self._ask_on()
+
+    def ask(self) -> None:
+        """A question to its port, from a socket of its own: what nobody listens to is refused, and unanswered, too."""
+        self.unanswered += 1
+        try:
+            if self._socket is None:
+                self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+                self._loop.watch(self._socket.fileno(), EPOLLIN, self._ready)
+                self._socket.connect(("127.0.0.1", PORT))
+            self._socket.send(QUERY)
+        except OSError:
+            return
+
+    def end(self) -> None:
+        """There is none to ask any more."""
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
+        if self._socket is not None:
+            self._loop.forget(self._socket.fileno())
+            self._socket.close()
+            self._socket = None
+
+    def _ask_on(self) -> None:
+        if not self.answered:
+            self.ask()
+            self._again = self._loop.call_later(ASK_FIRST, self._ask_on)
+
+    def _ready(self, _events: int) -> None:
+        for _ in range(8):
+            try:
+                data = self._socket.recv(512) if self._socket else b""
+            except OSError:  # nothing more; or the refusal of a question
+                return
+            if data[:2] != QUERY[:2]:
+                return
+            known, self.answered, self.unanswered = self.answered, True, 0
+            if not known:
+                self._first()
+
+
 class Forwarder:
     """One child, restarted when it ends or hangs, renewed when what it was told has changed.
 
@@ -50,10 +106,7 @@ class Forwarder:
         self._again: Timer | None = None
         self._delay = AGAIN_FIRST
         self._renewed = False
-        self._socket: socket.socket | None = None
-        self._asking: Timer | None = None
-        self._answered = False  # since it was started
-        self._unanswered = 0
+        self._asker = _Asker(loop, self._first_answer)
         #: None: not asked yet; False: no server and no mode needs it.
         self.needed: bool | None = None
         self._known_need: bool | None = None  # the last answer to that
@@ -71,9 +124,9 @@ class Forwarder:
             return ""
         if self._child is None:
             return f"the DNS forwarder does not run{f' ({self._why})' if self._why else ''}"
-        if not self._answered:
+        if not self._asker.answered:
             return "the DNS forwarder has not answered yet"
-        return "the DNS forwarder does not answer" if self._unanswered >= SILENT else ""
+        return "the DNS forwarder does not answer" if self._asker.unanswered >= SILENT else ""
 
     def ensure(self) -> None:
         """After a setup: start it unless it runs, is about to, or is not needed."""
@@ -91,25 +144,24 @@ class Forwarder:
 
     def tick(self) -> None:
         """Once a second: does it still answer?"""
-        if self._child is None or not self._answered or self._renewed:
+        if self._child is None or not self._asker.answered or self._renewed:
             return
-        if self._unanswered == HUNG:
+        if self._asker.unanswered == HUNG:
             log.warning(f"the DNS forwarder has not answered for {HUNG} s: replacing it")
             self._child.end()
-        self._ask()
+        self._asker.ask()
 
     def _start(self) -> None:
         self._again = None
-        self._answered, self._unanswered = False, 0
         self._child = self._spawn(("init_wg", "names"), FOR_EVER, self._ended)
         if self._child is None:
             self._later()
         else:
-            self._ask_first()
+            self._asker.begin()
 
     def _ended(self, ended: Ended) -> None:
         self._child = None
-        self._hang_up()
+        self._asker.end()
         if self._renewed:
             self._renewed = False
             self._start()
@@ -126,47 +178,10 @@ class Forwarder:
             self._later()
             self._turned()
 
+    def _first_answer(self) -> None:
+        self.needed = self._known_need = True
+        self._turned()
+
     def _later(self) -> None:
         self._again = self._loop.call_later(self._delay, self._start)
         self._delay = min(self._delay * 2, AGAIN_LAST)
-
-    # --- does it answer? -------------------------------------------------------------------------------------------
-
-    def _ask_first(self) -> None:
-        if not self._answered:
-            self._ask()
-            self._asking = self._loop.call_later(ASK_FIRST, self._ask_first)
-
-    def _ask(self) -> None:
-        """A question to its port, from a socket of its own: what nobody listens to is refused, and unanswered, too."""
-        self._unanswered += 1
-        try:
-            if self._socket is None:
-                self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-                self._loop.watch(self._socket.fileno(), EPOLLIN, self._ready)
-                self._socket.connect(("127.0.0.1", PORT))
-            self._socket.send(QUERY)
-        except OSError:
-            return
-
-    def _ready(self, _events: int) -> None:
-        for _ in range(8):
-            try:
-                data = self._socket.recv(512) if self._socket else b""
-            except OSError:  # nothing more; or the refusal of a question
-                return
-            if data[:2] != QUERY[:2] or self._child is None:
-                return
-            first, self._answered, self._unanswered = not self._answered, True, 0
-            if first:
-                self.needed = self._known_need = True
-                self._turned()
-
-    def _hang_up(self) -> None:
-        if self._asking is not None:
-            self._asking.cancel()
-            self._asking = None
-        if self._socket is not None:
-            self._loop.forget(self._socket.fileno())
-            self._socket.close()
-            self._socket = None

@@ -49,7 +49,6 @@ class Loop:
         self._last = -1
         self._timers: list[Timer] = []
         self._running = False
-        self._wake_up: tuple[socket.socket, socket.socket] | None = None
 
     @staticmethod
     def now() -> float:
@@ -66,10 +65,6 @@ class Loop:
         self._last = fd
         self.watch(fd, EPOLLIN, handler)
 
-    def change(self, fd: int, events: int) -> None:
-        """Wait for other events on fd from now on."""
-        self._epoll.modify(fd, events)
-
     def forget(self, fd: int) -> None:
         """Stop watching fd. Call it before the fd is closed."""
         if self._handlers.pop(fd, None) is not None:
@@ -84,37 +79,6 @@ class Loop:
     def call_later(self, delay: float, call: Callable[[], None]) -> Timer:
         """Call once, `delay` seconds from now."""
         return self.call_at(monotonic() + delay, call)
-
-    def watch_signals(self, numbers: Iterable[int], handler: Callable[[int], None]) -> Callable[[], None]:
-        """Call handler(number) in the loop for each signal; the answer undoes it.
-
-        Python's own handler runs between two byte codes anywhere; through the wake-up descriptor the work
-        is done where everything else is done. Installing any handler also is what makes a signal reach
-        PID 1 at all: the kernel drops those that are left at their default.
-        """
-        reader, writer = socket.socketpair()
-        reader.setblocking(False)
-        writer.setblocking(False)
-        before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-        old = {number: signal.signal(number, lambda _number, _frame: None) for number in numbers}
-
-        def ready(_events: int) -> None:
-            for number in reader.recv(4096):
-                if number in old:
-                    handler(number)
-
-        self.watch(reader.fileno(), EPOLLIN, ready)
-        self._wake_up = reader, writer  # only the interpreter's C code knows the writing end: keep it open
-
-        def undo() -> None:
-            for number, action in old.items():
-                signal.signal(number, action)
-            signal.set_wakeup_fd(before)
-            self.forget(reader.fileno())
-            reader.close()
-            writer.close()
-
-        return undo
 
     def run(self) -> None:
         """Until stop() is called."""
@@ -166,6 +130,38 @@ class Loop:
         self._epoll.close()
         self._handlers.clear()
         self._timers.clear()
+
+
+def watch_signals(loop: Loop, numbers: Iterable[int], handler: Callable[[int], None]) -> Callable[[], None]:
+    """Call handler(number) in the loop for each signal; the answer undoes it.
+
+    Python's own handler runs between two byte codes anywhere; through the wake-up descriptor the work
+    is done where everything else is done. Installing any handler also is what makes a signal reach
+    PID 1 at all: the kernel drops those that are left at their default.
+    """
+    reader, writer = socket.socketpair()
+    reader.setblocking(False)
+    writer.setblocking(False)
+    before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    old = {number: signal.signal(number, lambda _number, _frame: None) for number in numbers}
+
+    def ready(_events: int, _open: socket.socket = writer) -> None:
+        # Only the interpreter's C code knows the writing end: as a default of this, it stays open.
+        for number in reader.recv(4096):
+            if number in old:
+                handler(number)
+
+    loop.watch(reader.fileno(), EPOLLIN, ready)
+
+    def undo() -> None:
+        for number, action in old.items():
+            signal.signal(number, action)
+        signal.set_wakeup_fd(before)
+        loop.forget(reader.fileno())
+        reader.close()
+        writer.close()
+
+    return undo
 
 
 def close_quietly(fd: int) -> None:

@@ -15,7 +15,9 @@ from init_wg.kernel import sealed as kill_switch
 
 from . import facts, limits, status
 from .web import metrics
-from .web.server import MAX_CONNECTIONS, Reply, Server, listen
+from .web.clients import MAX_CONNECTIONS
+from .web.reply import Reply
+from .web.server import Server, listen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,6 +47,24 @@ _POLICY = (
 _IMPLEMENTATIONS = {"wireguard": "kernel", "tun": "userspace"}
 
 
+class _Kept:
+    """Pages that cost much, from memory while they are young: so many clients cost hardly more than one."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._fresh: dict[Callable[[], Reply], tuple[float, Reply]] = {}
+
+    def page(self, render: Callable[[], Reply]) -> Reply:
+        """The one that this renders."""
+        until, reply = self._fresh.get(render, (0.0, None))
+        began = self._loop.now()
+        if reply is None or began >= until:
+            reply = render()
+            now = self._loop.now()
+            self._fresh[render] = now + max(FRESH, (now - began) * FRESH_SHARE), reply
+        return reply
+
+
 class Endpoint:
     """`told` tells what the watchdog knows; `disabled` why it could not repair anything, "" when it could; `repairing`
     whether something runs that needs the processor more than clients do."""
@@ -64,7 +84,7 @@ class Endpoint:
         self._told = told
         self._disabled = disabled
         self._repairing = repairing
-        self._fresh: dict[Callable[[], Reply], tuple[float, Reply]] = {}
+        self._kept = _Kept(loop)
         self._started = time.time()
         self._server: Server | None = None
         self._up: bool | None = None
@@ -78,7 +98,7 @@ class Endpoint:
             b"/readyz": lambda _: self._page,
             b"/livez": self._live_page,
             b"/metrics": self._metrics,
-            b"/status": lambda _: self._kept(self._status_page),
+            b"/status": lambda _: self._kept.page(self._status_page),
         }
         try:
             listener = listen(self._settings.health_port)
@@ -106,18 +126,8 @@ class Endpoint:
         before, self._up = self._up, up
         return up != before
 
-    def _kept(self, page: Callable[[], Reply]) -> Reply:
-        """A page that costs much, from memory while that is young: so many clients cost hardly more than one."""
-        until, reply = self._fresh.get(page, (0.0, None))
-        began = self._loop.now()
-        if reply is None or began >= until:
-            reply = page()
-            now = self._loop.now()
-            self._fresh[page] = now + max(FRESH, (now - began) * FRESH_SHARE), reply
-        return reply
-
     def _first_page(self, request: Request) -> Reply:
-        return self._kept(self._browser_page) if request.wants(b"text/html") else self._page
+        return self._kept.page(self._browser_page) if request.wants(b"text/html") else self._page
 
     def _browser_page(self) -> Reply:
         nonce = os.urandom(16).hex()
@@ -133,7 +143,7 @@ class Endpoint:
 
     def _metrics(self, request: Request) -> Reply:
         asked = request.wants(b"application/openmetrics-text")
-        return self._kept(self._open_metrics_page if asked else self._metrics_page)
+        return self._kept.page(self._open_metrics_page if asked else self._metrics_page)
 
     def _metrics_page(self) -> Reply:
         return Reply(200, metrics.render(self._values(self._told())), metrics.CONTENT_TYPE)

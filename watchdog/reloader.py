@@ -31,6 +31,40 @@ QUIET = 0.3
 TIMEOUT, AGAIN = 60.0, 5.0
 
 
+class _Watched:
+    """A file or a folder, seen from outside. look: what it looks like; `changed` is called in the loop once it has
+    changed and then kept still."""
+
+    def __init__(self, loop: Loop, path: str, look: Callable[[str], object], changed: Callable[[], None]) -> None:
+        self._loop = loop
+        self._path = path
+        self._look = look
+        self._changed = changed
+        self._seen = look(path)
+        self._due: Timer | None = None
+
+    def look(self) -> None:
+        """Has it changed?"""
+        if self._differs():
+            self._wait()
+
+    def _differs(self) -> bool:
+        before, self._seen = self._seen, self._look(self._path)
+        return self._seen != before
+
+    def _wait(self) -> None:
+        if self._due is not None:
+            self._due.cancel()
+        self._due = self._loop.call_later(QUIET, self._still)
+
+    def _still(self) -> None:
+        if self._differs():
+            self._wait()
+            return
+        log.info(f"{self._path} changed")
+        self._changed()
+
+
 class Reloader:
     """One file, or a folder of servers. `in_use` tells the one that is set up; `apply` is to set up what is on disk.
     ports: the file of VPN_INPUT_PORTS_FILE, "" for none."""
@@ -50,9 +84,12 @@ class Reloader:
         self._in_use = in_use
         self._apply = apply
         self._next = loop.now()
-        self._seen = facts.files(path)
-        self._ports = ports
-        self._ports_seen = facts.file(ports)
+        self._watched = (
+            _Watched(loop, path, facts.files, self.reload),
+            # It needs no validation: the setup itself keeps the open ports where the file is wrong. And none is worth
+            # a look at the configuration, which may be wrong at the time.
+            _Watched(loop, ports, facts.file, apply),
+        )
         self._check: Child | None = None
         self._due: Timer | None = None
         self._last_good = Remembered()
@@ -76,45 +113,19 @@ class Reloader:
         if now < self._next:
             return
         self._next = now + EVERY
-        files = facts.files(self._path)
-        if files != self._seen:
-            self._seen = files
-            self._later(QUIET, self._changed)
-        ports = facts.file(self._ports)
-        if ports != self._ports_seen:
-            self._ports_seen = ports
-            self._loop.call_later(QUIET, self._ports_changed)
+        for each in self._watched:
+            each.look()
 
-    def _ports_changed(self) -> None:
-        """It needs no validation: the setup itself keeps the open ports where the file is wrong. And none is worth a
-        look at the configuration, which may be wrong at the time."""
-        ports = facts.file(self._ports)
-        if ports != self._ports_seen:
-            self._ports_seen = ports
-            self._loop.call_later(QUIET, self._ports_changed)
-            return
-        log.info(f"{self._ports} changed")
-        self._apply()
-
-    def _later(self, delay: float, call: Callable[[], None]) -> None:
+    def _later(self, delay: float) -> None:
         """One at a time: each of them reads all that is there by then."""
-        if self._due is not None:
-            self._due.cancel()
-        self._due = self._loop.call_later(delay, call)
-
-    def _changed(self) -> None:
-        files = facts.files(self._path)
-        if files != self._seen:
-            self._seen = files
-            self._later(QUIET, self._changed)
-            return
-        log.info(f"{self._path} changed")
-        self.reload()
+        self._due = self._loop.call_later(delay, self.reload)
 
     def reload(self) -> None:
         """Validate before applying: with a bad file the running tunnel stays as it is."""
+        if self._due is not None:
+            self._due.cancel()
         if self._check is not None:
-            self._later(QUIET, self.reload)
+            self._later(QUIET)
             return
         # In a folder, init_wg itself leaves bad files out; the one in use must not be lost by that.
         path = self._path
@@ -126,7 +137,7 @@ class Reloader:
                 return
         self._check = self._spawn(("init_wg", "check", path), TIMEOUT, self._checked)
         if self._check is None:
-            self._later(AGAIN, self.reload)
+            self._later(AGAIN)
 
     def _checked(self, ended: Ended) -> None:
         self._check = None

@@ -29,14 +29,15 @@ LAST_GRACE = 0.4
 
 
 class Supervisor:
-    """All children of this process. `orphan_ended` is called when one ended that was not started here."""
+    """All children of this process. environment: what they are given."""
 
-    def __init__(self, loop: Loop, environment: Mapping[str, str], orphan_ended: Callable[[], None]) -> None:
+    def __init__(self, loop: Loop, environment: Mapping[str, str], orphan_ended: Callable[[], object] = bool) -> None:
         self._loop = loop
         self._environment = environment
-        self._orphan_ended = orphan_ended
         self._children: dict[int, Child] = {}
         self._stopping = False
+        #: Called when a process ended that was not started here.
+        self.orphan_ended: Callable[[], object] = orphan_ended
         #: Why the last program could not be started, "" when it could.
         self.error = ""
 
@@ -83,7 +84,7 @@ class Supervisor:
             if self._stopping:
                 continue
             if child is None:
-                self._orphan_ended()
+                self.orphan_ended()
             else:
                 child.reaped(status)
 

@@ -15,8 +15,8 @@ import pytest
 from watchdog import pages, supervisor
 from watchdog.child import Ended
 from watchdog.loop import Loop, Timer
+from watchdog.web.reply import Reply
 from watchdog.web.request import Request
-from watchdog.web.server import Reply
 
 
 class StillLoop(Loop):

@@ -249,6 +249,19 @@ def test_no_module_shadows_the_standard_library() -> None:
     assert not [file for file in SOURCES.values() if file.name == "setup.py"]
 
 
+#: Of a class of the product: methods, and lines.
+MOST_METHODS, MOST_LINES = 12, 150
+
+
+@pytest.mark.parametrize("module", SOURCES)
+def test_no_class_is_too_large_to_read(module: str) -> None:
+    classes = [node for node in ast.walk(tree(module)) if isinstance(node, ast.ClassDef)]
+    methods = {c.name: sum(isinstance(each, ast.FunctionDef) for each in c.body) for c in classes}
+    assert not {name: count for name, count in methods.items() if count > MOST_METHODS}
+    lines = {c.name: (c.end_lineno or 0) - c.lineno + 1 for c in classes}
+    assert not {name: count for name, count in lines.items() if count > MOST_LINES}
+
+
 def test_nothing_asserts_at_run_time() -> None:
     """`python -O` would take the check away."""
     assert not [module for module in SOURCES if any(isinstance(node, ast.Assert) for node in ast.walk(tree(module)))]

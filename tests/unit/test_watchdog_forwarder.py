@@ -50,7 +50,7 @@ class Names:
             assert data == QUERY
             self.server.sendto(data, who)
             count += 1
-        self.it._ready(EPOLLIN)  # noqa: SLF001 - the still loop does not wait for sockets
+        self.it._asker._ready(EPOLLIN)  # noqa: SLF001 - the still loop does not wait for sockets
         return count
 
 
@@ -58,7 +58,7 @@ class Names:
 def names(monkeypatch: pytest.MonkeyPatch, loop: StillLoop) -> Iterator[Names]:
     made = Names(monkeypatch, loop)
     yield made
-    made.it._hang_up()  # noqa: SLF001
+    made.it._asker.end()  # noqa: SLF001
     made.server.close()
 
 
@@ -118,7 +118,7 @@ def test_an_answer_of_nobodys_is_none(names: Names) -> None:
     names.it.ensure()
     _, who = names.server.recvfrom(512)
     names.server.sendto(b"\0\0 another question's", who)
-    names.it._ready(EPOLLIN)  # noqa: SLF001
+    names.it._asker._ready(EPOLLIN)  # noqa: SLF001
     assert names.it.trouble
 
 

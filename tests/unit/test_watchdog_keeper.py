@@ -16,9 +16,10 @@ from init_wg.model.secret import Secret
 from init_wg.model.state import Device, Peer
 from init_wg.model.wireguard import Reading, Traffic
 from tests.unit.build_watchdog import Port, Process, StillLoop, System
-from watchdog import events, facts, keeper
+from watchdog import events, facts, tunnel
 from watchdog.facts import Fingerprint
 from watchdog.keeper import Keeper
+from watchdog.supervisor import Supervisor
 
 RIGHT = Fingerprint(1, 2, 3, 4, 5, 6)
 WELL = (200, "VPN is active")
@@ -41,14 +42,15 @@ class Pod:
         monkeypatch.setattr(sealed, "in_place", lambda: True)
         monkeypatch.setattr(facts, "counters", lambda _: (0, 0))
         monkeypatch.setattr(facts, "begin_anew", lambda *_: False)
-        monkeypatch.setattr(keeper, "Probe", lambda *_: self)
+        monkeypatch.setattr(tunnel, "Probe", lambda *_: self)
         monkeypatch.setattr(events, "Events", self.no_events)
         environment: Mapping[str, str] = {"WG_CONFIG": str(config), **env}
-        self.keeper = Keeper(loop, read(environment), environment)
+        self.keeper = Keeper(loop, read(environment), Supervisor(loop, environment))
         self.keeper.start()
 
     # --- the kernel ---
 
+    interface = "wg0"
     kind = "wireguard"
     server = 0
 

@@ -15,7 +15,7 @@ import pytest
 
 from watchdog import child as module
 from watchdog.child import KEPT, Child, Ended
-from watchdog.loop import Loop
+from watchdog.loop import Loop, watch_signals
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ class Children:
         self.loop = loop
         self.ended: list[Ended] = []
         self.children: dict[int, Child] = {}
-        self.undo = loop.watch_signals((signal.SIGCHLD,), lambda _: self.reap())
+        self.undo = watch_signals(loop, (signal.SIGCHLD,), lambda _: self.reap())
 
     def python(self, code: str, timeout: float = 30.0) -> Child:
         argv = (sys.executable, "-I", "-S", "-c", code)

@@ -17,9 +17,12 @@ import pytest
 
 from watchdog import limits
 from watchdog.loop import Loop
+from watchdog.web import clients as registry
 from watchdog.web import server as module
+from watchdog.web import talk
+from watchdog.web.reply import Reply
 from watchdog.web.request import Request
-from watchdog.web.server import Reply, Server, listen
+from watchdog.web.server import Server, listen
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,7 +34,7 @@ ACTIVE = "VPN is active"
 class Endpoint:
     """A server in a thread of its own, which is how the kubelet sees it: from outside."""
 
-    def __init__(self, max_connections: int = module.MAX_CONNECTIONS) -> None:
+    def __init__(self, max_connections: int = registry.MAX_CONNECTIONS) -> None:
         self.loop = Loop()
         self.reply = Reply(200, ACTIVE)
         self.failures: list[str] = []
@@ -114,8 +117,9 @@ def endpoint() -> Iterator[Endpoint]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
     """The same with all its patience in fractions of a second."""
-    for name, seconds in (("IDLE", 0.4), ("COMPLETE", 0.3), ("TAKE", 0.3), ("LINGER", 0.2), ("_SWEEP", 0.05)):
-        monkeypatch.setattr(module, name, seconds)
+    for name, seconds in (("IDLE", 0.4), ("COMPLETE", 0.3), ("TAKE", 0.3), ("LINGER", 0.2)):
+        monkeypatch.setattr(talk, name, seconds)
+    monkeypatch.setattr(module, "_SWEEP", 0.05)
     made = Endpoint()
     yield made
     made.close()
@@ -430,22 +434,22 @@ def wait_for(condition: Callable[[], object], timeout: float = 10.0) -> None:
 
 def test_what_is_kept_for_all_clients_has_a_bound(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever has made it keep something for the longest goes; those who read are served."""
-    monkeypatch.setattr(module, "MAX_HELD", 2_500_000)
+    monkeypatch.setattr(registry, "MAX_HELD", 2_500_000)
     clients = [endpoint.connect(receive_buffer=4096) for _ in range(6)]
     try:
         for number, client in enumerate(clients):
             client.sendall(b"GET /large HTTP/1.0\r\n\r\n")
             wait_for(lambda number=number: len(endpoint.server) == 6 - max(0, number - 1))  # type: ignore[misc]
-            assert endpoint.server._held <= 2_500_000  # noqa: SLF001
+            assert endpoint.server.clients.held <= 2_500_000
         assert endpoint.works()
     finally:
         for client in clients:
             client.close()
-    wait_for(lambda: endpoint.server._held == 0)  # noqa: SLF001
+    wait_for(lambda: endpoint.server.clients.held == 0)
 
 
 def test_half_requests_are_kept_within_the_same_bound(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_HELD", 50_000)
+    monkeypatch.setattr(registry, "MAX_HELD", 50_000)
     clients = [endpoint.connect() for _ in range(20)]
     try:
         for client in clients:
@@ -472,7 +476,7 @@ def test_many_requests_of_one_client_are_not_answered_in_one_go(endpoint: Endpoi
 @pytest.mark.parametrize(("soft", "allowed"), [(1024, 896), (4096, 1200), (200, 72), (20, 8)])
 def test_connections_leave_descriptors_for_repairs(monkeypatch: pytest.MonkeyPatch, soft: int, allowed: int) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, 4096))
-    assert limits.connections(module.MAX_CONNECTIONS) == allowed
+    assert limits.connections(registry.MAX_CONNECTIONS) == allowed
 
 
 def test_the_soft_limit_is_raised_as_far_as_needed_and_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
