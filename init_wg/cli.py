@@ -130,7 +130,7 @@ def _up(server: str | None) -> int:
     from init_wg.config import settings
     from init_wg.setup import connect
 
-    connect.up(settings.read(os.environ), os.environ, server)
+    connect.up(settings.read(os.environ), server)
     return DONE
 
 
@@ -148,9 +148,10 @@ def _hold() -> int:
 def _check() -> int:
     from init_wg.config import settings
     from init_wg.kernel import nft
-    from init_wg.setup import connect
+    from init_wg.setup import connect, observe
 
-    steps = connect.compare(settings.read(os.environ), os.environ)[1].steps
+    found = settings.read(os.environ)
+    steps = connect.compare(found, observe.look(found.interface))[1].steps
     strangers = nft.strangers()
     for line in (*steps, *strangers):
         print(line)
@@ -176,7 +177,7 @@ def _status(*, as_json: bool) -> int:
     from init_wg.config import settings
     from init_wg.setup import report
 
-    facts = report.status(settings.read(os.environ), os.environ)
+    facts = report.status(settings.read(os.environ))
     print(report.as_json(facts) if as_json else report.as_text(facts))
     return DONE
 
@@ -187,7 +188,7 @@ def _names() -> int:
     from init_wg.kernel import process
     from init_wg.setup import connect
 
-    command = connect.forwarder(settings.read(os.environ), os.environ)
+    command = connect.forwarder(settings.read(os.environ))
     if command is None:
         log.debug("no DNS forwarder is needed")
         return DONE

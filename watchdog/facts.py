@@ -30,9 +30,9 @@ from init_wg.kernel.netlink import (
 from init_wg.kernel.sealed import TABLE
 from init_wg.model import server as marks
 from init_wg.model.state import RECORD_TABLE, TUN
-from init_wg.model.wireguard import base64, from_base64, renewal
+from init_wg.model.wireguard import base64, from_base64, renewal, show_endpoint
 
-from .peer_health import REJECT_AFTER_TIME, PeerFacts
+from .peer_health import PeerFacts
 from .web.metrics import PeerMetrics
 
 TYPE_CHECKING = False
@@ -230,7 +230,7 @@ def begin_anew(kernel: Kernel, reading: Reading, wall: float) -> bool:
     that comes back may know it still, and then serves it at once. Raises OSError and InitWgError.
     """
     peer = min(reading.device.peers, key=_reach, default=None)
-    if peer is None or reading.traffic[peer.public_key].latest_handshake > wall - REJECT_AFTER_TIME:
+    if peer is None or reading.traffic[peer.public_key].lives(wall):
         return False
     wireguard.write(kernel.interface, kernel.kind, renewal((peer,)), PATIENCE)
     return True
@@ -239,14 +239,6 @@ def begin_anew(kernel: Kernel, reading: Reading, wall: float) -> bool:
 def _reach(peer: Peer) -> tuple[int, str]:
     """Smaller is more: the length of the shortest prefix that is routed to this peer."""
     return min((int(network.rpartition("/")[2]) for network in peer.allowed_ips), default=129), peer.public_key
-
-
-def show_endpoint(endpoint: tuple[str, int] | None) -> str:
-    """As people write it: 203.0.113.1:51820, [2001:db8::1]:51820; "" when there is none."""
-    if endpoint is None:
-        return ""
-    host, port = endpoint
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def files(path: str) -> int:

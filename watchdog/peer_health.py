@@ -19,9 +19,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from init_wg.model.wireguard import REJECT_AFTER_TIME
+
 UNKNOWN, HEALTHY, DOUBTFUL, DEAD = "unknown", "healthy", "doubtful", "dead"
 
-REKEY_TIMEOUT, KEEPALIVE_TIMEOUT, REKEY_AFTER_TIME, REJECT_AFTER_TIME = 5.0, 10.0, 120.0, 180.0
+REKEY_TIMEOUT, KEEPALIVE_TIMEOUT, REKEY_AFTER_TIME = 5.0, 10.0, 120.0
 
 #: An empty WireGuard packet: 16 bytes of header and 16 of authenticator. It asks for no answer.
 KEEPALIVE_BYTES = 32

@@ -42,6 +42,7 @@ class Settings(NamedTuple):
     verify_expect: str  # "": any public address
     log_level: str
     log_format: str
+    service_host: str | None = None  # of Kubernetes' own API, where there is one
     notices: tuple[str, ...] = ()
 
 
@@ -63,7 +64,7 @@ class Setting(NamedTuple):
 def read(environment: Mapping[str, str]) -> Settings:
     """Parse and validate. Raises ConfigError naming the variable and what it may be; "" counts as not set."""
     found, notices = values(TABLE, environment)
-    return Settings(**found, notices=tuple(notices))
+    return Settings(**found, service_host=environment.get("KUBERNETES_SERVICE_HOST"), notices=tuple(notices))
 
 
 def values(table: Iterable[Setting], environment: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:

@@ -1,4 +1,4 @@
-"""DNS: which resolvers there are, and how the forwarder is started. Pure but for reading resolv.conf.
+"""DNS: which resolvers there are, and how the forwarder is started. Pure.
 
 The forwarder is dnsmasq: 5 MB, in every distribution, and its server=/domain/ is exactly what `split` needs.
 It listens on the loopback and holds nothing of ours: the kill-switch decides where its queries may go.
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 #: What the forwarder asks instead of the cluster's resolver: addresses for documentation (RFC 5737, RFC 3849),
 #: which nobody else has a reason to ask.
 ALIASES = {4: "192.0.2.53", 6: "2001:db8::53"}
-RESOLV_CONF = "/etc/resolv.conf"
 CLUSTER_DOMAIN = "cluster.local"
 MOST_DOTS = 15  # as glibc and musl have it
 
@@ -61,15 +60,6 @@ def spelled_out(host: str, pod: ResolvConf) -> tuple[str, ...]:
     guesses = [f"{whole}.{domain}" for domain in pod.search if domain]
     tried = [whole, *guesses] if whole.count(".") >= pod.ndots else [*guesses, whole]
     return tuple(dict.fromkeys(tried))
-
-
-def read() -> ResolvConf:
-    """The pod's; an empty one where there is none."""
-    try:
-        with open(RESOLV_CONF, encoding="utf-8", errors="replace") as file:  # of people, in whatever encoding
-            return parse(file.read())
-    except OSError:
-        return ResolvConf((), ())
 
 
 def choose(settings: Settings, tunnel: Tunnel, pod: ResolvConf, *, listening: bool = False) -> Names | None:

@@ -12,6 +12,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+#: Seconds. An older session carries nothing any more (WireGuard whitepaper, section 6.1).
+REJECT_AFTER_TIME = 180.0
 NO_KEY = b2a_base64(bytes(32), newline=False).decode()
 
 
@@ -21,6 +23,10 @@ class Traffic(NamedTuple):
     latest_handshake: float
     received_bytes: int
     sent_bytes: int
+
+    def lives(self, now: float) -> bool:
+        """Can the session still carry data? now: Unix seconds."""
+        return self.latest_handshake > now - REJECT_AFTER_TIME
 
 
 class Reading(NamedTuple):
@@ -87,6 +93,14 @@ def renewal(peers: Iterable[Peer]) -> Change:
     """The same peers set anew: their sessions are forgotten, and the next packet begins with a handshake. Pure."""
     again = sorted(peers, key=lambda peer: peer.public_key)
     return Change(None, None, None, tuple(peer.public_key for peer in again), tuple(again))
+
+
+def show_endpoint(endpoint: tuple[str, int] | None) -> str:
+    """As people write it: 203.0.113.1:51820, [2001:db8::1]:51820; "" when there is none."""
+    if endpoint is None:
+        return ""
+    host, port = endpoint
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def base64(key: bytes) -> str:

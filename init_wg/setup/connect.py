@@ -15,13 +15,12 @@ from init_wg.errors import ConfigError, HandshakeError, InitWgError, KernelError
 from init_wg.kernel import device, lock, netlink
 from init_wg.model import server, wireguard
 from init_wg.model.state import WIREGUARD
+from init_wg.model.wireguard import show_endpoint
 from init_wg.setup import endpoints, input_ports, reconcile, resolvers
-from init_wg.setup.observe import Observation, observe
+from init_wg.setup.observe import Observation, look, observe
 from init_wg.setup.reconcile import Comparison, Goal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from init_wg.config.settings import Settings
     from init_wg.config.tunnel import Tunnel
     from init_wg.model.state import State, TunnelInterface
@@ -37,7 +36,7 @@ LEAST_FOR_ADDRESS = 2.0  # seconds for each address of a name, however many ther
 PATIENCE = (0.8, 1.2, 2.5, 0.9, 0.9, 0.9, 0.9, 0.9)
 
 
-def up(settings: Settings, environment: Mapping[str, str], first: str | None = None) -> None:
+def up(settings: Settings, first: str | None = None) -> None:
     """From whatever is there to a tunnel that is up and verified; an existing right one is left alone.
 
     `first` names the server to begin with, and demands proof that it answers now; without it, the one that is
@@ -51,7 +50,7 @@ def up(settings: Settings, environment: Mapping[str, str], first: str | None = N
         for tunnel in (ordered := _order(files, seen.state, settings.interface, first)):
             try:
                 alone = len(ordered) == 1
-                _connect(kernel, settings, environment, tunnel, seen, demanded=first is not None, alone=alone)
+                _connect(kernel, settings, tunnel, seen, demanded=first is not None, alone=alone)
             except InitWgError as error:
                 failures.append(error)
                 if tunnel is not ordered[-1]:
@@ -79,27 +78,25 @@ def down(settings: Settings) -> None:
         reconcile.down(kernel, settings)
 
 
-def compare(settings: Settings, environment: Mapping[str, str]) -> tuple[Tunnel, Comparison]:
+def compare(settings: Settings, seen: Observation) -> tuple[Tunnel, Comparison]:
     """What differs from the server that is set up (or the first one), without changing anything."""
     files = _load(settings.config)
-    with netlink.Socket() as kernel:
-        seen = observe(kernel, settings.interface)
     settings = input_ports.extended(settings, seen.state.ruleset)
     tunnel = _order(files, seen.state, settings.interface, None)[0]
-    goal = Goal(settings, environment, tunnel, endpoints.known(settings, tunnel, seen.state))
+    goal = Goal(settings, tunnel, endpoints.known(settings, tunnel, seen.state))
     return tunnel, reconcile.compare(goal, seen, reconcile.preferred_kind(settings, seen.state))
 
 
-def forwarder(settings: Settings, environment: Mapping[str, str]) -> tuple[str, ...] | None:
+def forwarder(settings: Settings) -> tuple[str, ...] | None:
     """The command line of the DNS forwarder for the server that is set up; None when nothing leads to it."""
-    tunnel, comparison = compare(settings, environment)
-    resolv_conf = dns.read()
-    chosen = dns.choose(settings, tunnel, resolv_conf)
-    if chosen is None or not dns.needs_forwarder(chosen, resolv_conf):
+    seen = look(settings.interface)
+    tunnel, comparison = compare(settings, seen)
+    chosen = dns.choose(settings, tunnel, seen.resolv_conf)
+    if chosen is None or not dns.needs_forwarder(chosen, seen.resolv_conf):
         return None
     chosen = chosen._replace(resolvers=resolvers.answering_first(chosen.resolvers, settings.interface))
     networks = comparison.bypass.networks
-    return dns.forwarder(chosen, resolv_conf, settings.cluster_domain, networks, tunnel.search)
+    return dns.forwarder(chosen, seen.resolv_conf, settings.cluster_domain, networks, tunnel.search)
 
 
 def _load(path: str) -> dict[str, Tunnel | None]:
@@ -161,7 +158,6 @@ def _likeness(tunnel: Tunnel, have: TunnelInterface) -> int:
 def _connect(
     kernel: netlink.Socket,
     settings: Settings,
-    environment: Mapping[str, str],
     tunnel: Tunnel,
     seen: Observation,
     *,
@@ -174,10 +170,10 @@ def _connect(
     """
     for notice in tunnel.notices:
         log.warning(notice)
-    sets = endpoints.candidates(settings, environment, tunnel, seen, ask_again=demanded)
+    sets = endpoints.candidates(settings, tunnel, seen, ask_again=demanded)
     timeout = max(settings.handshake_timeout / len(sets), min(settings.handshake_timeout, LEAST_FOR_ADDRESS))
     for number, ends in enumerate(sets):
-        goal = Goal(settings, environment, tunnel, ends)
+        goal = Goal(settings, tunnel, ends)
         started = time.time()
         seen, changed = reconcile.converge(kernel, goal, seen)
         try:
@@ -191,7 +187,7 @@ def _connect(
             if number + 1 == len(sets):
                 raise
         else:
-            where = " and ".join(f"{address}:{port}" for address, port in ends.values())
+            where = " and ".join(map(show_endpoint, ends.values()))
             (log.info if changed else log.debug)(f"{settings.interface} is up: server {tunnel.name} at {where}")
             if changed and settings.dns_config and settings.dns_mode == "cluster":
                 log.warning("DNS_MODE=cluster: the cluster's resolver, and whom it asks, see every name")
@@ -200,8 +196,8 @@ def _connect(
 
 def _lives(seen: Observation, interface: str) -> bool:
     """Has the device, which is as it should be, a session that can still carry data?"""
-    newest = max((s.latest_handshake for s in seen.sessions(interface).values()), default=0.0)
-    return newest > time.time() - endpoints.REJECT_AFTER_TIME
+    now = time.time()
+    return any(session.lives(now) for session in seen.sessions(interface).values())
 
 
 def _demand_proof(kernel: netlink.Socket, goal: Goal, seen: Observation, timeout: float, *, alone: bool) -> None:
@@ -251,7 +247,7 @@ def _await_proof(kernel: netlink.Socket, goal: Goal, seen: Observation, since: f
             looked = time.monotonic()
         time.sleep(pause)
         pause = min(pause * 1.5, 0.05)
-    ends = ", ".join(f"{peer.endpoint.host}:{peer.endpoint.port}" for peer in goal.tunnel.peers if peer.endpoint)
+    ends = ", ".join(show_endpoint(peer.endpoint) for peer in goal.tunnel.peers if peer.endpoint)
     raise HandshakeError(
         f"{goal.tunnel.path}: no handshake with {ends} in {timeout:g} s: is the server up, the key still valid, "
         "and UDP to it allowed (network policy, firewall)?"
@@ -261,8 +257,8 @@ def _await_proof(kernel: netlink.Socket, goal: Goal, seen: Observation, since: f
 def _renew(own: TunnelInterface | None, reading: Reading | None) -> None:
     """Begin the handshakes anew that nobody answered. A session that can still carry data is left alone."""
     if reading and own:
-        alive = time.time() - endpoints.REJECT_AFTER_TIME
-        silent = [p for p in reading.device.peers if reading.traffic[p.public_key].latest_handshake <= alive]
+        now = time.time()
+        silent = [peer for peer in reading.device.peers if not reading.traffic[peer.public_key].lives(now)]
         device.write(own.link.name, own.link.kind, wireguard.renewal(silent))
 
 

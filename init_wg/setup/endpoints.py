@@ -19,17 +19,12 @@ from init_wg.setup import resolve
 from init_wg.setup.reconcile import Goal, compare, preferred_kind
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from init_wg.config.settings import Settings
     from init_wg.config.tunnel import Endpoint, Tunnel
     from init_wg.model.state import State
     from init_wg.setup.observe import Observation
 
 Addresses = dict[str, tuple[str, int]]
-
-#: A session older than REJECT_AFTER_TIME (180 s, WireGuard whitepaper, section 6.1) carries nothing any more.
-REJECT_AFTER_TIME = 180.0
 
 
 def known(settings: Settings, tunnel: Tunnel, have: State) -> Addresses:
@@ -49,22 +44,20 @@ def known(settings: Settings, tunnel: Tunnel, have: State) -> Addresses:
     return found
 
 
-def candidates(
-    settings: Settings, environment: Mapping[str, str], tunnel: Tunnel, seen: Observation, *, ask_again: bool
-) -> list[Addresses]:
+def candidates(settings: Settings, tunnel: Tunnel, seen: Observation, *, ask_again: bool) -> list[Addresses]:
     """What to try in turn: one set of endpoints, or one for each address that a peer's name has.
 
     A name is not asked again while its peer's session lives, unless `ask_again`: that would change nothing but
     open a hole. An address that is in use already comes first. Raises HandshakeError when there is none.
     """
     fixed = known(settings, tunnel, seen.state)
-    alive = time.time() - REJECT_AFTER_TIME
+    now = time.time()
     found: dict[str, list[tuple[str, int]]] = {}
     for key, endpoint in _wanted(tunnel).items():
         session = seen.sessions(settings.interface).get(key)
-        settled = key in fixed and session is not None and session.latest_handshake > alive
+        settled = key in fixed and session is not None and session.lives(now)
         if not dns.is_address(endpoint.host) and (ask_again or not settled):
-            addresses = _ask(Goal(settings, environment, tunnel, fixed), seen, endpoint.host)
+            addresses = _ask(Goal(settings, tunnel, fixed), seen, endpoint.host)
             found[key] = sorted(((a, endpoint.port) for a in addresses), key=lambda end: end != fixed.get(key))
     most = max(map(len, found.values()), default=1)
     sets = [fixed | {key: ends[min(n, len(ends) - 1)] for key, ends in found.items()} for n in range(most)]
@@ -97,15 +90,14 @@ def _ask(goal: Goal, seen: Observation, host: str) -> list[str]:
     happens."""
     if listed := resolve.from_hosts(host):
         return listed
-    resolv_conf = dns.read()
-    servers = resolve.resolvers(resolv_conf)
+    servers = resolve.resolvers(seen.resolv_conf)
     with resolve.query_socket() as (query, port):
         if not goal.settings.kill_switch:
-            return resolve.resolve(query, host, resolv_conf, goal.tunnel.path)
+            return resolve.resolve(query, host, seen.resolv_conf, goal.tunnel.path)
         hole = Hole(hosts(servers), port)
         try:
             nft.load(killswitch.replacement(_holding(goal, seen, hole)))
-            return resolve.resolve(query, host, resolv_conf, goal.tunnel.path)
+            return resolve.resolve(query, host, seen.resolv_conf, goal.tunnel.path)
         finally:
             nft.load(killswitch.replacement(_holding(goal, seen, None)))
 

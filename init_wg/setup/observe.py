@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from init_wg.design import dns
+from init_wg.design.dns import ResolvConf
 from init_wg.kernel import device, netlink, nft, rtnetlink
 from init_wg.model.state import (
     DEFAULT_TABLE,
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from init_wg.model.snapshot import Interface, InterfaceAddress, Snapshot
     from init_wg.model.wireguard import Reading, Traffic
 
+RESOLV_CONF = "/etc/resolv.conf"
 _KERNEL_RULES = frozenset(
     [Rule(family, PREFERENCE_KERNEL_MAIN, MAIN_TABLE) for family in (INET, INET6)]
     + [Rule(INET, PREFERENCE_KERNEL_DEFAULT, DEFAULT_TABLE)]
@@ -40,11 +43,13 @@ _KERNEL_RULES = frozenset(
 
 
 class Observation(NamedTuple):
-    """One look at the pod: the raw snapshot, the State in it, and the sessions by interface and public key."""
+    """One look at the pod: the raw snapshot, the State in it, the sessions by interface and public key, and its own
+    resolvers."""
 
     kernel: Snapshot
     state: State
     traffic: dict[str, dict[str, Traffic]]
+    resolv_conf: ResolvConf
 
     def sessions(self, interface: str) -> dict[str, Traffic]:
         """Those of one interface, by public key; empty when it does not answer."""
@@ -65,7 +70,24 @@ def observe(kernel: netlink.Socket, *names: str) -> Observation:
         others=frozenset(_others(snapshot, names)),
         ruleset=nft.listing(),
     )
-    return Observation(snapshot, state, {name: reading.traffic for name, reading in readings.items() if reading})
+    return Observation(
+        snapshot, state, {name: reading.traffic for name, reading in readings.items() if reading}, resolv_conf()
+    )
+
+
+def look(*names: str) -> Observation:
+    """The same with a socket of its own."""
+    with netlink.Socket() as kernel:
+        return observe(kernel, *names)
+
+
+def resolv_conf() -> ResolvConf:
+    """The pod's; an empty one where there is none."""
+    try:
+        with open(RESOLV_CONF, encoding="utf-8", errors="replace") as file:  # of people, in whatever encoding
+            return dns.parse(file.read())
+    except OSError:
+        return ResolvConf((), ())
 
 
 def _ours(link: Interface, reading: Reading | None, kernel: Snapshot) -> TunnelInterface:

@@ -20,8 +20,6 @@ from init_wg.setup import apply, lockdown
 from init_wg.setup.observe import Observation, observe
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from init_wg.config.settings import Settings
     from init_wg.config.tunnel import Tunnel
     from init_wg.design.bypass import Bypass
@@ -38,7 +36,6 @@ class Goal(NamedTuple):
     """What to reconcile with: the settings, one server, and its peers' endpoints by public key, as addresses."""
 
     settings: Settings
-    environment: Mapping[str, str]
     tunnel: Tunnel
     endpoints: dict[str, tuple[str, int]]
 
@@ -117,10 +114,9 @@ def compare(goal: Goal, seen: Observation, kind: str, hole: Hole | None = None) 
     own = seen.state.interface(settings.interface)
     new = {a.address for a in (own.addresses if own else ())}.isdisjoint(str(a.ip) for a in tunnel.addresses)
     pod = pods.apart(pods.discover(seen.kernel, settings.interface), tunnel, new=new)
-    chosen = bypass.choose(settings, pod, tunnel, goal.environment.get("KUBERNETES_SERVICE_HOST"))
+    chosen = bypass.choose(settings, pod, tunnel, settings.service_host)
     gate, routed = _gate(settings, pod, seen.state.ruleset)
-    resolv_conf = dns.read()
-    chosen_names = dns.choose(settings, tunnel, resolv_conf, listening=_forwarder_listens())
+    chosen_names = dns.choose(settings, tunnel, seen.resolv_conf, listening=_forwarder_listens())
     now = desired.Circumstances(
         kind=kind,
         endpoints=goal.endpoints,
@@ -130,7 +126,7 @@ def compare(goal: Goal, seen: Observation, kind: str, hole: Hole | None = None) 
         bypass=chosen,
         others=seen.state.others,
         names=chosen_names._replace(group=os.getegid()) if chosen_names else None,
-        asked=dns.asked(settings, resolv_conf),
+        asked=dns.asked(settings, seen.resolv_conf),
         older=_older(seen.state.ruleset),
         hole=hole,
     )

@@ -10,22 +10,19 @@ from init_wg.design import dns, reach
 from init_wg.design.bypass import few
 from init_wg.errors import InitWgError
 from init_wg.kernel import nft, sealed
-from init_wg.kernel.netlink import Socket
+from init_wg.model.wireguard import show_endpoint
 from init_wg.setup import connect
-from init_wg.setup.observe import observe
+from init_wg.setup.observe import look
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from init_wg.config.settings import Settings
     from init_wg.config.tunnel import Tunnel
     from init_wg.design.bypass import Bypass
 
 
-def status(settings: Settings, environment: Mapping[str, str]) -> dict[str, Any]:
+def status(settings: Settings) -> dict[str, Any]:
     """Everything there is to know, as plain values. Times are Unix seconds, 0 for never."""
-    with Socket() as kernel:
-        seen = observe(kernel, settings.interface)
+    seen = look(settings.interface)
     state, server = seen.state, None
     own = state.interface(settings.interface)
     device = own.device if own else None
@@ -35,11 +32,11 @@ def status(settings: Settings, environment: Mapping[str, str]) -> dict[str, Any]
     bypass: Bypass | None = None
     counters = nft.counters() if state.ruleset else {}
     try:
-        tunnel, comparison = connect.compare(settings, environment)
+        tunnel, comparison = connect.compare(settings, seen)
         drift, server = [str(step) for step in comparison.steps], tunnel.name
         notices = comparison.notices
         bypass = comparison.bypass
-        chosen = dns.choose(settings, tunnel, dns.read())
+        chosen = dns.choose(settings, tunnel, seen.resolv_conf)
         resolvers = chosen.resolvers if chosen else ()
     except InitWgError as error:
         drift = [str(error)]
@@ -54,7 +51,7 @@ def status(settings: Settings, environment: Mapping[str, str]) -> dict[str, Any]
         "peers": [
             {
                 "public_key": peer.public_key,
-                "endpoint": f"{_bracketed(peer.endpoint[0])}:{peer.endpoint[1]}" if peer.endpoint else None,
+                "endpoint": show_endpoint(peer.endpoint) or None,
                 "allowed_ips": sorted(peer.allowed_ips),
                 "keepalive": peer.keepalive,
                 "latest_handshake": sessions[peer.public_key].latest_handshake,
@@ -130,15 +127,11 @@ def preview(tunnel: Tunnel) -> str:
         f"resolvers:   {resolvers or 'none: queries go through the tunnel to whom they name'}",
     ]
     for peer in tunnel.peers:
-        where = f"{_bracketed(peer.endpoint.host)}:{peer.endpoint.port}" if peer.endpoint else "nowhere"
+        where = show_endpoint(peer.endpoint) or "nowhere"
         lines.append(f"peer:        {peer.public_key} at {where}")
         lines.append(f"             allowed IPs {', '.join(map(str, peer.allowed_ips))}")
     notes = [*tunnel.notices, *reach.notes(tunnel, None)]
     return "\n".join([*lines, *(f"note:        {notice}" for notice in notes)])
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
 
 
 def _size(count: float) -> str:

@@ -7,7 +7,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from init_wg.design.dns import RESOLV_CONF, ResolvConf, is_address, spelled_out
+from init_wg.design.dns import ResolvConf, is_address, spelled_out
 from init_wg.errors import HandshakeError, KernelError
 from init_wg.model.state import FWMARK
 
@@ -36,7 +36,7 @@ def from_hosts(host: str) -> list[str]:
 def resolvers(pod: ResolvConf) -> list[str]:
     """The nameservers of resolv.conf, in its order. Raises KernelError when there are none."""
     if not pod.nameservers:
-        raise KernelError(f"{RESOLV_CONF} names no nameserver: write the endpoint as an address")
+        raise KernelError("/etc/resolv.conf names no nameserver: write the endpoint as an address")
     return list(pod.nameservers)
 
 

@@ -58,7 +58,7 @@ PURE = (
     "init_wg.config.peer_names",
     *sorted(
         m for m in SOURCES
-        if m.startswith(("init_wg.model", "init_wg.design", "init_wg.server.design")) and m != "init_wg.design.dns"
+        if m.startswith(("init_wg.model", "init_wg.design", "init_wg.server.design"))
     ),
     "watchdog.peer_health", "watchdog.scheduler", "watchdog.exit_check", "watchdog.incident", "watchdog.status",
     "watchdog.traffic",

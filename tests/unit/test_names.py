@@ -14,6 +14,7 @@ from init_wg.config.tunnel import Peer
 from init_wg.design import dns
 from init_wg.design.dns import ResolvConf
 from init_wg.design.firewall.policy import Names
+from init_wg.setup import observe
 from tests.unit.build import settings, tunnel
 
 KUBE = ResolvConf(("10.96.0.10",), ("default.svc.cluster.local", "svc.cluster.local", "cluster.local"))
@@ -46,10 +47,10 @@ def test_parse(text: str, nameservers: tuple[str, ...], search: tuple[str, ...])
 
 
 def test_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(dns, "RESOLV_CONF", str(tmp_path / "resolv.conf"))
-    assert dns.read() == NOTHING
+    monkeypatch.setattr(observe, "RESOLV_CONF", str(tmp_path / "resolv.conf"))
+    assert observe.resolv_conf() == NOTHING
     (tmp_path / "resolv.conf").write_text("nameserver 10.96.0.10\n")
-    assert dns.read().nameservers == ("10.96.0.10",)
+    assert observe.resolv_conf().nameservers == ("10.96.0.10",)
 
 
 def inside(*networks: str) -> tuple[Peer, ...]:
@@ -260,6 +261,6 @@ def test_dnsmasq_takes_the_command_line() -> None:
 def test_a_resolv_conf_in_another_encoding_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "resolv.conf"
     file.write_bytes(b"# Gr\xfc\xdfe vom Admin\nnameserver 10.43.0.10\nsearch caf\xe9.example example.com\n")
-    monkeypatch.setattr(dns, "RESOLV_CONF", str(file))
-    assert dns.read().nameservers == ("10.43.0.10",)
-    assert "example.com" in dns.read().search
+    monkeypatch.setattr(observe, "RESOLV_CONF", str(file))
+    assert observe.resolv_conf().nameservers == ("10.43.0.10",)
+    assert "example.com" in observe.resolv_conf().search

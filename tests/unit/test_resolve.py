@@ -17,7 +17,7 @@ import pytest
 from init_wg.design import dns as pod_dns
 from init_wg.errors import HandshakeError, KernelError
 from init_wg.model import networks
-from init_wg.setup import resolve
+from init_wg.setup import observe, resolve
 
 Answer = Callable[[dns.message.Message], list[bytes]]
 NAME = "vpn.example.net"
@@ -183,8 +183,8 @@ def test_on_linux_a_name_that_does_not_resolve(
 def test_the_pods_resolvers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, expected: list[str]) -> None:
     file = tmp_path / "resolv.conf"
     file.write_text(text)
-    monkeypatch.setattr(pod_dns, "RESOLV_CONF", str(file))
-    assert resolve.resolvers(pod_dns.read()) == expected
+    monkeypatch.setattr(observe, "RESOLV_CONF", str(file))
+    assert resolve.resolvers(observe.resolv_conf()) == expected
 
 
 @pytest.mark.parametrize("text", [None, "", "search a\n", "nameserver localhost\n"])
@@ -192,9 +192,9 @@ def test_a_pod_without_resolvers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     file = tmp_path / "resolv.conf"
     if text is not None:
         file.write_text(text)
-    monkeypatch.setattr(pod_dns, "RESOLV_CONF", str(file))
+    monkeypatch.setattr(observe, "RESOLV_CONF", str(file))
     with pytest.raises(KernelError, match="names no nameserver"):
-        resolve.resolvers(pod_dns.read())
+        resolve.resolvers(observe.resolv_conf())
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from watchdog import facts
+from init_wg.model.wireguard import show_endpoint
 from watchdog.events import Author, parse
 from watchdog.facts import Fingerprint
 
@@ -53,4 +53,4 @@ def test_differences_are_named() -> None:
     [(None, ""), (("203.0.113.1", 51820), "203.0.113.1:51820"), (("2001:db8::1", 1), "[2001:db8::1]:1")],
 )
 def test_endpoints_as_people_write_them(endpoint: tuple[str, int] | None, shown: str) -> None:
-    assert facts.show_endpoint(endpoint) == shown
+    assert show_endpoint(endpoint) == shown
