@@ -1,12 +1,57 @@
-"""python -m tests.documents: writes docs/configuration.md from the table of settings (`make docs`)."""
+"""python -m tests.documents (`make docs`): docs/configuration.md, and of the chart whatever is said elsewhere first."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from init_wg.config.settings import TABLE
 
-CONFIGURATION = Path(__file__).parents[1] / "docs/configuration.md"
+ROOT = Path(__file__).parents[1]
+CONFIGURATION = ROOT / "docs/configuration.md"
+CHART = ROOT / "charts/init-wg"
+#: In k8s/ the source, in the chart a copy: a chart is packaged with what lies in its own folder.
+INJECTION = {ROOT / f"k8s/injection/{name}.yaml": CHART / f"files/injection/{name}.yaml"
+             for name in ("inject", "refuse", "required", "advise")}  # fmt: skip
+FLUX_EXAMPLE = CHART / "examples/flux/helm-release.yaml"
+FLUX = """\
+# Made by `make docs` of k8s/component, whose addition to a pod is the patch. CHANGE the chart and the name.
+apiVersion: helm.toolkit.fluxcd.io/v2
+kind: HelmRelease
+metadata:
+  name: app
+  namespace: tunnelled
+spec:
+  interval: 10m
+  chart:
+    spec:
+      chart: app
+      version: 1.0.0
+      sourceRef:
+        kind: HelmRepository
+        name: charts
+  postRenderers:
+    - kustomize:
+        patches:
+          - target:
+              kind: Deployment
+              name: app
+            patch: |
+              apiVersion: apps/v1
+              kind: Deployment
+              metadata:
+                name: any
+              spec:
+                replicas: 1
+                strategy: # one key, one pod: also during an update
+                  $patch: replace
+                  type: Recreate
+          - target:
+              kind: Deployment
+              name: app
+            patch: |
+"""
+VALUES = re.compile(r"(<!-- values: begin -->\n).*(<!-- values: end -->\n)", re.DOTALL)
 READERS = {"setup": "`init-wg`", "watchdog": "watchdog", "both": "both"}
 HEAD = """# Configuration
 
@@ -35,5 +80,46 @@ def configuration() -> str:
     return HEAD + "\n".join(rows) + "\n" + TAIL
 
 
+def values(text: str) -> list[tuple[str, str, str]]:
+    """(value, default, description) of each entry of a values.yaml under a comment that begins with "# --"."""
+    found = []
+    path: list[tuple[int, str]] = []
+    comment: list[str] = []
+    for line in text.splitlines():
+        if remark := re.match(r" *# (-- )?(.*)", line):
+            comment = [remark[2]] if remark[1] else [*comment, remark[2]] if comment else []
+            continue
+        entry = re.match(r"( *)(\w+):(.*)", line)
+        if entry and (comment or not entry[3]):
+            depth = len(entry[1])
+            path = [*(each for each in path if each[0] < depth), (depth, entry[2])]
+            if comment:
+                found.append((".".join(name for _, name in path), entry[3].strip() or "...", " ".join(comment)))
+        comment = []
+    return found
+
+
+def chart() -> str:
+    """The chart's README, with a table of the values between its two marks."""
+    rows = [f"| `{name}` | `{default}` | {meaning} |\n" for name, default, meaning in
+            values((CHART / "values.yaml").read_text())]  # fmt: skip
+    table = "| value | default | meaning |\n|---|---|---|\n" + "".join(rows)
+    return VALUES.sub(lambda marks: marks[1] + table + marks[2], (CHART / "README.md").read_text())
+
+
+def flux() -> str:
+    """A HelmRelease with the component as a post-renderer's patch, because Flux takes no components there."""
+    component = ROOT / "k8s/component"
+    patch = "".join(f"              {line}\n" if line else "\n" for line in
+                    (component / "workload.yaml").read_text().splitlines())  # fmt: skip
+    images = (component / "kustomization.yaml").read_text().partition("\nimages:\n")[2]
+    indented = "".join(f"        {line}\n" for line in images.splitlines())
+    return FLUX + patch + "        images:\n" + indented
+
+
 if __name__ == "__main__":
     CONFIGURATION.write_text(configuration())
+    (CHART / "README.md").write_text(chart())
+    FLUX_EXAMPLE.write_text(flux())
+    for source, copy in INJECTION.items():
+        copy.write_text(source.read_text())

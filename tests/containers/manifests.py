@@ -59,7 +59,7 @@ class ManifestsError(Exception):
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
+def alone() -> Iterator[None]:
     """One process at a time installs."""
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / "lock").open("w") as lock:
@@ -79,7 +79,7 @@ def python() -> Path:
     """The interpreter that has PINNED."""
     made = CACHE / "venv"
     stamp = made / "pinned"
-    with _alone():
+    with alone():
         if not stamp.exists() or stamp.read_text() != "\n".join(PINNED):
             shutil.rmtree(made, ignore_errors=True)
             _must(sys.executable, "-m", "venv", made)
@@ -125,7 +125,7 @@ def kustomize() -> tuple[str, ...]:
         if (int(client["major"]), int("".join(filter(str.isdigit, client["minor"])))) >= (1, 21):
             return "kubectl", "kustomize"
     program = CACHE / "kustomize/usr/bin/kustomize"
-    with _alone():
+    with alone():
         if not program.exists():
             _fetch_kustomize()
     return str(program), "build"

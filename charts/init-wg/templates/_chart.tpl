@@ -1,0 +1,13 @@
+{{/* Of the objects that this chart itself makes. The argument is the root. */}}
+
+{{- define "init-wg.chart.selector" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+{{- end }}
+
+{{- define "init-wg.chart.labels" -}}
+{{ include "init-wg.chart.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end }}
