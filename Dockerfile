@@ -6,11 +6,12 @@
 ARG BASE=debian:bookworm-slim
 ARG GO_BASE=debian:trixie-slim
 
-# Debian 12's wireguard-go is of 2022 and moves half as much. go.mod has the version, go.sum the checksums.
+# Debian 12's wireguard-go is of 2022 and moves half as much. go.mod has the version, go.sum the checksums, and each
+# patch its reason.
 FROM ${GO_BASE} AS wireguard-go
 RUN export DEBIAN_FRONTEND=noninteractive \
  && apt-get update -q \
- && apt-get install -q -y --no-install-recommends ca-certificates golang-go \
+ && apt-get install -q -y --no-install-recommends ca-certificates golang-go patch \
  && rm -rf /var/lib/apt/lists/*
 # As for Go itself; empty: its own default.
 ARG GOPROXY

@@ -1,6 +1,6 @@
 # Every target does its own set-up on a fresh machine (root and apt for what needs the network).
 PY := .venv/bin/python
-TOOLS := nftables dnsmasq-base iproute2 wireguard-go wireguard-tools tcpdump iputils-ping procps
+TOOLS := nftables dnsmasq-base iproute2 wireguard-go wireguard-tools tcpdump iputils-ping patch procps
 BENCH_TOOLS := iperf3 wrk
 # One package per line, with comments.
 KERNEL_TOOLS = $(shell sed 's/\#.*//' tests/kernel/packages.txt)
@@ -30,7 +30,7 @@ demo-compose: .venv/.prepared
 	@$(PY) -m tests.containers.demo
 
 test:
-	tests/prepare.sh $(TOOLS) $(KERNEL_TOOLS) $(CONTAINER_TOOLS) $(PAGE_TOOLS)
+	tests/prepare.sh $(TOOLS) go $(KERNEL_TOOLS) $(CONTAINER_TOOLS) $(PAGE_TOOLS)
 	@mkdir -p .cache
 	@# Two queues of like length, since most tests wait most of the time. The second one's report comes at the end.
 	@$(PY) -m pytest --ignore tests/netns --ignore tests/cluster > .cache/others.log 2>&1 & others=$$!; \
@@ -72,7 +72,7 @@ check: .venv/.prepared
 
 # Root. BENCH="name name ..." selects; an unknown name lists them.
 bench:
-	@tests/prepare.sh $(TOOLS) $(BENCH_TOOLS)
+	@tests/prepare.sh $(TOOLS) go $(BENCH_TOOLS)
 	@$(PY) -m tests.bench $(BENCH)
 
 # Root. `up` against wg-quick on kernel WireGuard, in the tests' virtual machine: its ratios count, not its seconds.
@@ -82,7 +82,7 @@ bench-kernel:
 
 # Root. Random faults, two at a time, and the watchdog. CHAOS="--faults 1000 --seed 1", --seconds, --setting.
 chaos:
-	@tests/prepare.sh $(TOOLS)
+	@tests/prepare.sh $(TOOLS) go
 	@$(PY) -m tests.netns.chaos $(CHAOS)
 
 clean:

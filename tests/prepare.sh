@@ -7,6 +7,21 @@ cd "$(dirname "$0")/.."
 # Debian's python3 can make no environment without this; others can.
 python3 -c 'import ensurepip' 2>/dev/null || set -- "$@" python3-venv
 
+# `go`: a Go that is new enough for image/wireguard-go, from apt where this machine has none. Debian 12's is too old.
+case " $* " in
+*" go "*)
+	packages=
+	for package in "$@"; do [ "$package" = go ] || packages="$packages $package"; done
+	# shellcheck disable=SC2086  # a list of package names
+	set -- $packages
+	wanted=$(sed -n 's/^go //p' image/wireguard-go/go.mod)
+	offered=$(apt-cache policy golang-go 2>/dev/null | sed -n 's/^ *Candidate: //p')
+	if ! PATH="$PATH:/usr/local/go/bin" command -v go >/dev/null && dpkg --compare-versions "${offered:-0}" ge "2:${wanted%.*}"; then
+		set -- "$@" golang-go
+	fi
+	;;
+esac
+
 missing=
 for package in "$@"; do
 	[ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing="$missing $package"
@@ -22,14 +37,19 @@ if [ -n "$missing" ]; then
 	fi
 fi
 
-# The image's wireguard-go, where it is asked for and there is a Go to build it: the lab takes it from there.
-case "${WIREGUARD_GO:-} $* " in
+# The image's wireguard-go, where there is a Go to build it: the lab takes it from there. WIREGUARD_GO=debian: not that.
+built=.cache/wireguard-go/wireguard-go
+case "${WIREGUARD_GO:-image} $* " in
 "image "*" wireguard-go "*)
-	built=.cache/wireguard-go/wireguard-go
-	if [ ! "$built" -nt image/wireguard-go/go.mod ] && command -v go >/dev/null; then
-		image/wireguard-go/build.sh .cache/wireguard-go || rm -f "$built"
+	if [ ! -e "$built" ] || [ -n "$(find image/wireguard-go -newer "$built")" ]; then
+		rm -f "$built"
+		mkdir -p .cache
+		if ! PATH="$PATH:/usr/local/go/bin" command -v go >/dev/null; then
+			echo "wireguard-go: Debian's, which moves half as much as the image's; there is no Go to build that one" >&2
+		elif ! PATH="$PATH:/usr/local/go/bin" image/wireguard-go/build.sh .cache/wireguard-go >.cache/wireguard-go.log 2>&1; then
+			echo "wireguard-go: Debian's, which moves half as much; .cache/wireguard-go.log says why the image's was not built" >&2
+		fi
 	fi
-	PATH="$PWD/.cache/wireguard-go:$PATH" command -v wireguard-go | sed 's/^/wireguard-go: /'
 	;;
 esac
 

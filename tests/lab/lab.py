@@ -48,10 +48,10 @@ AF_BITS: dict[Family, int] = {4: 32, 6: 128}
 
 PROJECT = Path(__file__).resolve().parents[2]
 SERVICES = Path(__file__).with_name("services.py")
-#: WIREGUARD_GO=image: the image's wireguard-go, which tests/prepare.sh builds then. Debian's by default: the image's
-#: loses packets when a peer moves from IPv4 to IPv6 (docs/known-issues.md), and the lab's peers do that often.
-if os.environ.get("WIREGUARD_GO") == "image":
-    os.environ["PATH"] = f"{PROJECT}/.cache/wireguard-go:{os.environ.get('PATH', os.defpath)}"
+#: The image's wireguard-go, where tests/prepare.sh could build it; else Debian's is found, or with WIREGUARD_GO=debian.
+IMAGES_WIREGUARD_GO = PROJECT / ".cache/wireguard-go/wireguard-go"
+if os.environ.get("WIREGUARD_GO", "image") == "image":
+    os.environ["PATH"] = f"{IMAGES_WIREGUARD_GO.parent}:{os.environ.get('PATH', os.defpath)}"
 TOOLS = ("ip", "nft", "wg", "tcpdump", "ping", "nsenter", "mount")
 
 WIREGUARD_PORT = 51820
@@ -100,6 +100,14 @@ def missing() -> str | None:
     if not shutil.which("wireguard-go") and not kernel_wireguard():
         absent.append("wireguard-go")
     return ", ".join(absent) or None
+
+
+def wireguard_go() -> str:
+    """Which wireguard-go the labs use, in words."""
+    found = shutil.which("wireguard-go")
+    if found == str(IMAGES_WIREGUARD_GO):
+        return "the image's"
+    return f"{found}, not the image's (tests/prepare.sh builds that one where it finds a Go)" if found else "none"
 
 
 def kernel_wireguard() -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.lab.judge import Judge
-from tests.lab.lab import Lab, missing
+from tests.lab.lab import Lab, missing, wireguard_go
 from tests.lab.probes import Probes
 
 
@@ -23,6 +23,10 @@ def machine() -> None:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(f"the leak suite needs: {lacking}")
     # A shell without job control makes what it runs in the background ignore this, and all that is started from there.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    terminalreporter.write_line(f"wireguard-go of the labs: {wireguard_go()}")
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from typing import Self
 
 import pytest
 
-from tests.lab.lab import Endpoint, Lab, Provider, wait_until
+from tests.lab.lab import TUNNEL_DNS, WIREGUARD_PORT, Endpoint, Lab, Provider, wait_until
 from tests.netns.chaos import Watchdog
 
 REKEY_TIMEOUT = 5.0
@@ -183,6 +183,31 @@ def test_nor_does_another_server_with_the_same_key(lab: Lab, twin: Provider) -> 
     up(lab)
     change_of_server(lab, lab.config(provider=twin), twin.addresses[4])
     change_of_server(lab, lab.config(), lab.provider.addresses[4])
+
+
+#: Among WireGuard's packets that are about to leave, counts those to an address that is not the provider's.
+STRAYS = """
+table inet strays {{
+	chain output {{
+		type filter hook output priority -300
+		meta mark 51820 ip6 daddr != {address} counter
+	}}
+}}
+"""
+
+
+def test_a_peer_that_moves_to_ipv6_is_written_to_at_its_whole_address(lab: Lab) -> None:
+    """A wireguard-go that has used a buffer for an IPv4 address wrote 4 bytes of the next IPv6 address into it."""
+    lab.pod.run(["nft", "-f", "-"], stdin=STRAYS.format(address=lab.provider.addresses[6]))
+    try:
+        up(lab)
+        lab.pod.run(["ping", "-q", "-i", "0.002", "-c", "100", TUNNEL_DNS[4]])
+        lab.config(endpoint=f"[{lab.provider.addresses[6]}]:{WIREGUARD_PORT}")
+        up(lab)
+        assert lab.flows()
+        assert "counter packets 0 " in lab.pod.run(["nft", "list", "table", "inet", "strays"]).stdout
+    finally:
+        lab.pod.run(["nft", "delete", "table", "inet", "strays"])
 
 
 # --- lost on the way -------------------------------------------------------------------------------------------------
