@@ -54,6 +54,9 @@ if TYPE_CHECKING:
 OVERHEAD, OVERHEAD_IPV4 = 80, 60
 #: wg-quick's default, and the most that is chosen by itself: a pod's link may be wider than its way to the provider.
 MAXIMUM_MTU = 1420
+#: WireGuard fills packets up to a multiple of this, but not above its own interface's MTU: a peer's may be larger than
+#: ours.
+PADDING = 16
 DNS_PORT = 53
 LINK_LOCAL = "169.254.0.0/16"  # RFC 3927, section 7: not to be sent to a router
 MINIMUM_IPV6_MTU = 1280  # RFC 8200, section 5
@@ -153,7 +156,13 @@ def _mtu(tunnel: Tunnel, pod: Pod, kind: str, endpoints: dict[str, tuple[str, in
     least = MINIMUM_IPV6_MTU if any(address.version == 6 for address in tunnel.addresses) else 0
     if not tunnel.mtu:
         return max(min(pod.mtu - OVERHEAD, MAXIMUM_MTU), least)
-    return max(min(tunnel.mtu, pod.mtu - _overhead(endpoints)), least) if kind == TUN else tunnel.mtu
+    return max(_fitting(pod, _overhead(endpoints), tunnel.mtu), least) if kind == TUN else tunnel.mtu
+
+
+def _fitting(pod: Pod, overhead: int, wanted: int) -> int:
+    """`wanted`, or, where that does not fit the uplink, the most of which packets fit in both directions."""
+    room = pod.mtu - overhead
+    return wanted if wanted <= room else room - room % PADDING
 
 
 def _overhead(endpoints: dict[str, tuple[str, int]]) -> int:
@@ -172,7 +181,7 @@ def mtu_notice(tunnel: Tunnel, pod: Pod, kind: str, endpoints: dict[str, tuple[s
             f"takes {pod.mtu}: wireguard-go gets an MTU of {mtu}; write MTU = {mtu}, or leave the line out"
         )
     why = f"{tunnel.path}: MTU = {mtu}" if tunnel.mtu else f"the tunnel's MTU of {mtu}, the least that IPv6 allows,"
-    advice = f": write MTU = {pod.mtu - overhead}, or leave the line out" if tunnel.mtu else ""
+    advice = f": write MTU = {_fitting(pod, overhead, mtu)}, or leave the line out" if tunnel.mtu else ""
     return (
         f"{why} and WireGuard's own {overhead} bytes do not fit {pod.uplink}, which takes {pod.mtu}: "
         f"full packets are sent in fragments, which is slow{advice}"

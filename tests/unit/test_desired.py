@@ -87,9 +87,9 @@ def test_mtu(uplink: int, configured: int | None, addresses: tuple[str, ...], ex
 
 
 def test_wireguard_go_gets_what_fits() -> None:
-    """It loses packets that the kernel would have to cut (UDP_SEGMENT)."""
+    """It loses packets that the kernel would have to cut (UDP_SEGMENT). A peer fills packets up to a multiple of 16."""
     pod = {"interfaces": (build.LOOPBACK, build.UPLINK._replace(mtu=1450))}
-    for configured, expected in ((1420, 1390), (1390, 1390), (1300, 1300)):
+    for configured, expected in ((1420, 1376), (1391, 1376), (1390, 1390), (1300, 1300)):
         found = state(pod=pod, tunnel={"mtu": configured}, kind="tun")
         assert [each.link.mtu for each in found.interfaces] == [expected]
 
@@ -99,8 +99,8 @@ def test_wireguard_go_gets_what_fits() -> None:
     ("uplink", "configured", "endpoint", "told"),
     [
         (1450, 1390, "192.0.2.1", None),
-        (1450, 1391, "192.0.2.1", "write MTU = 1390"),
-        (1450, 1371, "2001:db8::1", "write MTU = 1370"),
+        (1450, 1391, "192.0.2.1", "write MTU = 1376"),
+        (1450, 1371, "2001:db8::1", "write MTU = 1360"),
         (1500, None, "2001:db8::1", None),
         (1320, None, "192.0.2.1", "the least that IPv6 allows"),
     ],
