@@ -98,14 +98,11 @@ def _adopt_orphans() -> None:
 
     PID 1 of a container is that anyway.
     """
-    if os.getpid() == 1:
-        return
-    try:
-        import ctypes
+    from init_wg.kernel import libc
 
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    except (ImportError, OSError, AttributeError):
-        return  # its end is noticed by the interface that goes with it
+    if os.getpid() != 1:
+        # Where that fails, its end is noticed by the interface that goes with it.
+        libc.call("prctl", _PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 
-from init_wg.kernel import process
+from init_wg.kernel import libc, process
 
 #: Descriptors that are enough for everything. The soft limit of most containers is 1,024, the hard one far beyond.
 ENOUGH = 4096
@@ -27,22 +27,12 @@ def keep_secrets() -> None:
     """No core dump, which would hold keys, of this process and its children; and nobody looks into its memory but who
     may look into every process's."""
     process.forbid_core_dumps()
-    try:
-        import ctypes
-
-        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
-    except (ImportError, OSError, AttributeError):
-        return
+    libc.call("prctl", _PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def give_back() -> None:
     """Let go of the memory that the imports have used and freed: 0.7 MiB with Python 3.12 and 3.13."""
-    try:
-        import ctypes
-
-        ctypes.CDLL(None).malloc_trim(0)
-    except (ImportError, OSError, AttributeError):  # another C library
-        return
+    libc.call("malloc_trim", 0)  # glibc's alone
 
 
 def connections(most: int) -> int:

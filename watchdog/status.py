@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from .peer_health import HEALTHY
 from .traffic import INTERVAL
+from .web import jsontext
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -88,8 +89,6 @@ def failure(ended: Ended) -> str:
 
 def render(status: Status, values: Values) -> str:
     """/status: what the metrics say, and what is no number."""
-    from json import dumps
-
     shown = {
         "up": not status.reason,
         "reason": status.reason,
@@ -119,7 +118,7 @@ def render(status: Status, values: Values) -> str:
         "recent": [{"seconds_ago": _ago(status.now, at), "words": words} for at, words in status.incidents.recent],
         "version": values.version,
     }
-    return dumps(shown, indent=2) + "\n"
+    return jsontext.text(shown) + "\n"
 
 
 def _ago(now: float, at: float) -> float:

@@ -62,7 +62,7 @@ PURE = (
     ),
     "watchdog.peer_health", "watchdog.scheduler", "watchdog.exit_check", "watchdog.incident", "watchdog.status",
     "watchdog.traffic",
-    "watchdog.web", "watchdog.web.metrics", "watchdog.web.request",
+    "watchdog.web", "watchdog.web.jsontext", "watchdog.web.metrics", "watchdog.web.request",
 )  # fmt: skip
 IMPURE = {
     "socket", "_socket", "os", "subprocess", "time", "random", "select", "selectors", "signal", "threading", "asyncio",
