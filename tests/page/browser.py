@@ -9,7 +9,6 @@ import os
 import select
 import subprocess
 import time
-from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from typing import IO, Any, Protocol, Self
@@ -97,8 +96,14 @@ class Browser:
         return answer["result"].get("value")
 
     def until(self, expression: str) -> Any:
-        """Evaluate until it is true."""
-        return self._until(lambda: self.evaluate(expression), expression)
+        """Evaluate until it is true. Raises BrowserError with what the page shows instead."""
+        deadline = time.monotonic() + PATIENCE
+        while not (found := self.evaluate(expression)):
+            if time.monotonic() > deadline:
+                shown = self.evaluate("document.body.innerText")
+                raise BrowserError(f"still not so after {PATIENCE:g} s: {expression}; the page shows:\n{shown}")
+            time.sleep(0.05)
+        return found
 
     def look(self, *, dark: bool, width: int, height: int = 900) -> None:
         """The screen's size in CSS pixels, and whether the person likes it dark."""
@@ -133,12 +138,3 @@ class Browser:
             self.complaints.append(event["params"]["entry"]["text"])
         if event.get("method") == "Runtime.exceptionThrown":
             self.complaints.append(str(event["params"]["exceptionDetails"]))
-
-    @staticmethod
-    def _until(condition: Callable[[], Any], what: str) -> Any:
-        deadline = time.monotonic() + PATIENCE
-        while not (found := condition()):
-            if time.monotonic() > deadline:
-                raise BrowserError(f"still not so after {PATIENCE:g} s: {what}")
-            time.sleep(0.05)
-        return found

@@ -115,6 +115,7 @@ def test_it_follows_what_happens_by_itself(browser: Browser, kept: Watchdog) -> 
     lab = kept.lab
     browser.look(dark=False, width=1200)
     opened(browser, kept)
+    kept.settle()
     lab.pod.run(["ip", "link", "delete", "wg0"])
     browser.until("document.body.innerText.includes('repaired in')")
     assert "links" in text(browser)
