@@ -7,7 +7,7 @@ KERNEL_TOOLS = $(shell sed 's/\#.*//' tests/kernel/packages.txt)
 CONTAINER_TOOLS = $(filter-out $(OWN_DOCKER),$(shell sed 's/\#.*//' tests/containers/packages.txt tests/containers/packages-podman.txt))
 # Debian's would replace another one that is there.
 OWN_DOCKER = $(if $(shell command -v dockerd),docker.io)
-PAGE_TOOLS = $(shell sed 's/\#.*//' tests/page/packages.txt)
+LOOK_TOOLS = $(shell sed 's/\#.*//' tests/page/packages.txt tests/monitoring/packages.txt)
 CLUSTER_TOOLS = $(shell sed 's/\#.*//' tests/cluster/packages.txt)
 # Debian 12's is too old, and later ones' are not.
 OWN_GO = $(if $(shell command -v go || ls /usr/local/go/bin/go 2>/dev/null),,golang-go)
@@ -30,7 +30,7 @@ demo-compose: .venv/.prepared
 	@$(PY) -m tests.containers.demo
 
 test:
-	tests/prepare.sh $(TOOLS) go $(KERNEL_TOOLS) $(CONTAINER_TOOLS) $(PAGE_TOOLS)
+	tests/prepare.sh $(TOOLS) go $(KERNEL_TOOLS) $(CONTAINER_TOOLS) $(LOOK_TOOLS)
 	@mkdir -p .cache
 	@# Two queues of like length, since most tests wait most of the time. The second one's report comes at the end.
 	@$(PY) -m pytest --ignore tests/netns --ignore tests/cluster > .cache/others.log 2>&1 & others=$$!; \

@@ -182,6 +182,7 @@ class Endpoint:
             failed_repairs=told.incidents.failed_repairs,
             failovers=told.incidents.failovers,
             verifications=told.exit_check.results,
+            configuration_refused=bool(told.bad_configuration),
             connections=len(self._server) if self._server else 0,
             lost_lines=log.dropped,
             started=self._started,

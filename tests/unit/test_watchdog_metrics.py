@@ -32,6 +32,7 @@ def values(**changes: object) -> Values:
         failed_repairs=0,
         failovers=1,
         verifications={"passed": 7},
+        configuration_refused=False,
         connections=2,
         lost_lines=0,
         started=1_800_000_000.0,

@@ -92,6 +92,7 @@ VALUES = Values(
     failed_repairs=1,
     failovers=2,
     verifications={},
+    configuration_refused=False,
     connections=1,
     lost_lines=0,
     started=0.0,

@@ -64,6 +64,7 @@ class Values(NamedTuple):
     failed_repairs: int
     failovers: int
     verifications: Mapping[str, int]
+    configuration_refused: bool
     connections: int
     lost_lines: int  # of the log
     started: float
@@ -99,6 +100,8 @@ def render(values: Values, *, open_metrics: bool = False) -> str:
                            values.repair_seconds))  # fmt: skip
     family("init_wg_failovers_total", "counter", "Dead peers for which another server was tried.",
            [({}, values.failovers)])  # fmt: skip
+    family("init_wg_configuration_refused", "gauge", "Whether the configuration on disk is wrong, and so not applied.",
+           [({}, values.configuration_refused)])  # fmt: skip
     family("init_wg_exit_checks_total", "counter", "Exit verifications by their outcome.",
            [({"result": result}, count) for result, count in sorted(values.verifications.items())])  # fmt: skip
     family("init_wg_refused_packets_total", "counter", "Packets that the kill-switch refused.",

@@ -1,0 +1,151 @@
+"""Each alert, seen firing and resolving by a real Prometheus that looks at a lab in which its fault is made."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.lab.lab import Lab, wait_until
+from tests.monitoring.prometheus import LABELS, MONITORING, Prometheus, faster, rules, running
+from tests.netns.chaos import Watchdog
+
+#: Seconds for an alert to fire or to resolve: a window of 40 s has to pass.
+PATIENCE = 100.0
+
+
+class Watched(NamedTuple):
+    lab: Lab
+    watchdog: Watchdog
+    prometheus: Prometheus
+    #: While this file is there, nft fails in the pod.
+    broken: Path
+
+
+@pytest.fixture(scope="module")
+def watched() -> Iterator[Watched]:
+    with Lab() as lab:
+        broken, programs = lab.folder / "nft-fails", lab.folder / "programs"
+        programs.mkdir()
+        wrapper = f'#!/bin/sh\n[ ! -e {broken} ] || exit 1\nexec {shutil.which("nft")} "$@"\n'
+        (programs / "nft").write_text(wrapper)
+        (programs / "nft").chmod(0o755)
+        env = {
+            "PATH": f"{programs}:/usr/sbin:/usr/bin:/sbin:/bin",
+            "HANDSHAKE_TIMEOUT": "2",
+            "VERIFY_URL": f"http://{lab.web.addresses[4]}/",
+            "VERIFY_INTERVAL": "1",
+        }
+        with Watchdog(lab, env=env) as watchdog:
+            watchdog.settle()
+            with running(lab, faster(rules())) as prometheus:
+                yield Watched(lab, watchdog, prometheus, broken)
+
+
+@contextlib.contextmanager
+def wrong_file(on: Watched) -> Iterator[None]:
+    text = on.lab.config_path.read_text()
+    on.lab.config_path.write_text(text + "Colour = blue\n")
+    yield
+    on.lab.config_path.write_text(text)
+
+
+@contextlib.contextmanager
+def silence(on: Watched) -> Iterator[None]:
+    on.lab.provider.silence()
+    yield
+    on.lab.provider.speak()
+
+
+@contextlib.contextmanager
+def no_kill_switch(on: Watched) -> Iterator[None]:
+    """And none can be loaded."""
+    on.broken.touch()
+    on.lab.pod.run(["nft", "flush", "ruleset"])
+    yield
+    on.broken.unlink()
+
+
+@contextlib.contextmanager
+def no_answers(on: Watched) -> Iterator[None]:
+    """Of the two tables only the egress gate is left: without the other one's stamp it lets nothing out at all."""
+    on.broken.touch()
+    on.lab.pod.run(["nft", "delete", "table", "inet", "init_wg"])
+    yield
+    on.broken.unlink()
+
+
+@contextlib.contextmanager
+def a_rival(on: Watched) -> Iterator[None]:
+    """It takes what was repaired away again."""
+    for _ in range(8):
+        on.watchdog.settle()
+        before = on.watchdog.runs()
+        on.lab.pod.run(["ip", "rule", "delete", "table", "51820"])
+        wait_until(lambda before=before: on.watchdog.runs() > before, "a repair")  # type: ignore[misc]
+    yield
+
+
+@contextlib.contextmanager
+def no_exit(on: Watched) -> Iterator[None]:
+    """The page that tells the exit's address is gone."""
+    chain = "chain in { type filter hook input priority 0; tcp dport 80 reject with tcp reset; }"
+    on.lab.web.run(["nft", "-f", "-"], stdin=f"table inet away {{ {chain}; }}\n")
+    yield
+    on.lab.web.run(["nft", "delete", "table", "inet", "away"])
+
+
+Fault = Callable[[Watched], contextlib.AbstractContextManager[None]]
+#: Which fault makes which alerts fire.
+FAULTS: dict[Fault, set[str]] = {
+    wrong_file: {"InitWgConfigurationRefused"},
+    a_rival: {"InitWgDriftFought"},
+    no_kill_switch: {"InitWgUnsealed"},
+    no_answers: {"InitWgWatchdogSilent"},
+    no_exit: {"InitWgExitCheckFailed"},
+    silence: {"InitWgTunnelDown", "InitWgRepairsFail"},
+}
+#: An age of 300 s takes as long here as everywhere: promtool alone judges it.
+TOO_SLOW = {"InitWgHandshakeOld"}
+
+
+def test_every_alert_has_a_fault() -> None:
+    assert set(re.findall(r"- alert: (\w+)", rules())) == TOO_SLOW.union(*FAULTS.values())
+
+
+def test_none_fires_while_all_is_well(watched: Watched) -> None:
+    """The control: it has looked often enough for every alert."""
+    looks = "count_over_time(init_wg_up[1m]) > 15"
+    wait_until(lambda: watched.prometheus.query(looks), "fifteen looks", PATIENCE)
+    assert watched.prometheus.firing() == set()
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_it_fires_and_resolves(watched: Watched, fault: Fault) -> None:
+    expected = FAULTS[fault]
+    wait_until(lambda: not watched.prometheus.firing(), "that all is well", PATIENCE)
+    seen: set[str] = set()
+    with fault(watched):
+        wait_until(lambda: seen.update(watched.prometheus.firing()) or seen >= expected, f"{expected}", PATIENCE)  # type: ignore[func-returns-value]
+    wait_until(lambda: not watched.prometheus.firing() & expected, "that it resolves", PATIENCE)
+    wait_until(watched.watchdog.active, "that the VPN is active", PATIENCE)
+
+
+def test_every_query_of_the_dashboard_has_data(watched: Watched) -> None:
+    dashboard = json.loads((MONITORING / "dashboard.json").read_text())
+    queries = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", ())]
+    assert len(queries) > 10
+    names = {"$namespace": LABELS["namespace"], "$pod": LABELS["pod"], "$__rate_interval": "1m", "$__range": "1m"}
+    for query in queries:
+        for name, value in names.items():
+            query = query.replace(name, value)
+        assert watched.prometheus.query(query), query
+    for variable in dashboard["templating"]["list"][1:]:
+        metric, label = re.findall(r"label_values\((\w+)(?:{.*})?, (\w+)\)", variable["query"])[0]
+        assert all(label in sample["metric"] for sample in watched.prometheus.query(metric))
