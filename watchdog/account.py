@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from init_wg import log
 
-from . import facts, status
+from . import contention, facts, status
 from .pages import Endpoint
 from .status import Status
 
@@ -83,6 +83,7 @@ class Account:
             missing=self._settings.interface if parts.tunnel.reading is None else "",
             verdict=parts.tunnel.verdict,
             remedy=status.trying(parts.policy.running, parts.reloader.names),
+            contention=f"; {contention.WORDS}" if parts.tunnel.contended else "",
             diverted=parts.tunnel.diverted(),
             names=parts.names.trouble,
             exit_check=parts.verification.trouble,
@@ -102,6 +103,7 @@ class Account:
             forwarder=parts.names.running,
             incidents=parts.incidents,
             exit_check=parts.verification.check,
+            key_contention=parts.tunnel.contended,
             traffic=parts.tunnel.traffic,
             now=self._loop.now(),
         )

@@ -181,6 +181,7 @@ class Endpoint:
             repair_seconds=told.incidents.repair_seconds,
             failed_repairs=told.incidents.failed_repairs,
             failovers=told.incidents.failovers,
+            key_contention=told.key_contention,
             verifications=told.exit_check.results,
             configuration_refused=bool(told.bad_configuration),
             connections=len(self._server) if self._server else 0,

@@ -34,6 +34,7 @@ class Status(NamedTuple):
     forwarder: bool  # does it run?
     incidents: Incidents
     exit_check: ExitCheck
+    key_contention: bool  # does somebody else seem to use the private key?
     traffic: Traffic
     now: float  # seconds of the monotonic clock
 
@@ -45,6 +46,7 @@ def reason(
     missing: str,
     verdict: Verdict,
     remedy: str,
+    contention: str,
     diverted: str,
     names: str,
     exit_check: str,
@@ -52,15 +54,15 @@ def reason(
     """Why the VPN is not active, "" when it is: what stands in the way first, for the rest may come of it.
 
     setup: why it is not right; unsettled: why repairs do not last; missing: an interface that is not there; remedy:
-    what is being done about the verdict; diverted: which packets do not get into the tunnel; names: why nobody answers
-    DNS queries; exit_check: how it failed. Each may be "".
+    what is being done about the verdict; contention: where it may come from; diverted: which packets do not get into
+    the tunnel; names: why nobody answers DNS queries; exit_check: how it failed. Each may be "".
     """
     if setup or unsettled:
         return setup or unsettled
     if missing:
         return f"{missing} is gone and is being made again"
     if verdict.state != HEALTHY:
-        return verdict.reason + remedy
+        return verdict.reason + remedy + contention
     return diverted or names or exit_check
 
 
@@ -101,6 +103,7 @@ def render(status: Status, values: Values) -> str:
         "servers": [server.name for server in status.servers],
         "settled": status.settled,
         "repairing": status.running.why if status.running else None,
+        "key_contention": status.key_contention,
         "bad_configuration": status.bad_configuration or None,
         "exit_check": status.exit_check.words or None,
         "repairs": values.repairs,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 
+from init_wg import log
 from init_wg.errors import InitWgError
 
-from . import facts
+from . import contention, facts
 from .peer_health import HEALTHY, UNKNOWN, Health, Verdict
 from .ping import Probe
 from .traffic import Traffic
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from init_wg.model.wireguard import Reading
 
     from .loop import Loop
+    from .peer_health import PeerFacts
 
 #: A peer without a session begins a handshake at every look; every so often, slow links have seconds for one.
 HANDSHAKE_SLOWLY_EVERY, HANDSHAKE_SLOWLY = 8, 2.5
@@ -40,6 +42,7 @@ class Tunnel:
         self._servers = servers
         self._answered = answered
         self._health = Health()
+        self._contention = contention.Contention()
         self._probe = Probe(loop, kernel.interface, self._heard)
         self._aimed: tuple[int, facts.Server | None] = (0, None)  # at which tunnel the questions are
         self._handshakes, self._handshake_at = 0, loop.now() + HANDSHAKE_FIRST
@@ -47,6 +50,8 @@ class Tunnel:
         self.reading: Reading | None = None
         self.verdict = Verdict(UNKNOWN, "the setup has not run yet")
         self.traffic = Traffic()
+        #: Does somebody else seem to use the private key?
+        self.contended = False
 
     @property
     def server(self) -> facts.Server | None:
@@ -70,7 +75,9 @@ class Tunnel:
 
     def judge(self, now: float) -> tuple[Verdict, Verdict]:
         """What was thought of the peer before, and what is thought of it now; ask it a question if one is due."""
-        before, self.verdict = self.verdict, self._health.look(now, time.time(), facts.carrier(self.reading))
+        peer = facts.carrier(self.reading)
+        before, self.verdict = self.verdict, self._health.look(now, time.time(), peer)
+        self._watch_the_key(self._contention.look(now, peer), peer)
         due = now >= self._health.ask_at() or bool(self._probe.refused)
         if self.reading is not None and due and self._probe.ask():
             self._health.asked(now)
@@ -95,6 +102,13 @@ class Tunnel:
         if not families:
             return ""
         return f"{' and '.join(sorted(families))} packets do not get into the tunnel: another table or rule takes them"
+
+    def _watch_the_key(self, contended: bool, peer: PeerFacts | None) -> None:
+        before, self.contended = self.contended, contended
+        if contended and not before and peer:
+            log.warning(f"{peer.endpoint} answers, but sessions with it die young again and again: {contention.WORDS}")
+        elif before and not contended:
+            log.info("sessions last again: the private key is in use by nobody else")
 
     def _read(self) -> Reading | None:
         try:

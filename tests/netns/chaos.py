@@ -325,6 +325,8 @@ class Chaos:
             pid = self.watchdog.pid
             if not self.turn():
                 break
+            if self.watchdog.metrics()["init_wg_key_contention"]:
+                self.problem(f"{self.names}: the watchdog believes that somebody else uses its key")
             progress(f"{self.outcome.faults.total()} faults, leaked {self.outcome.leaked}")
             if pid != self.watchdog.pid:
                 small = None  # another process

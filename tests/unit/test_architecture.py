@@ -60,8 +60,8 @@ PURE = (
         m for m in SOURCES
         if m.startswith(("init_wg.model", "init_wg.design", "init_wg.server.design"))
     ),
-    "watchdog.peer_health", "watchdog.scheduler", "watchdog.exit_check", "watchdog.incident", "watchdog.status",
-    "watchdog.traffic",
+    "watchdog.peer_health", "watchdog.contention", "watchdog.scheduler", "watchdog.exit_check", "watchdog.incident",
+    "watchdog.status", "watchdog.traffic",
     "watchdog.web", "watchdog.web.jsontext", "watchdog.web.metrics", "watchdog.web.request",
 )  # fmt: skip
 IMPURE = {

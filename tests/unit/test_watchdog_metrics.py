@@ -31,6 +31,7 @@ def values(**changes: object) -> Values:
         repair_seconds=Histogram(),
         failed_repairs=0,
         failovers=1,
+        key_contention=False,
         verifications={"passed": 7},
         configuration_refused=False,
         connections=2,

@@ -33,7 +33,7 @@ def test_what_stands_in_the_way_first_is_the_reason() -> None:
         "exit_check": "wrong exit",
     }
     words = {"missing": "wg0 is gone and is being made again", "verdict": f"{SILENT.reason}; trying server 2 of 3"}
-    clear: dict[str, Any] = {**dict.fromkeys(obstacles, ""), "verdict": WELL}
+    clear: dict[str, Any] = {**dict.fromkeys(obstacles, ""), "verdict": WELL, "contention": ""}
     assert status.reason(remedy="; trying server 2 of 3", **clear) == ""
     for name in reversed(obstacles):
         clear[name] = obstacles[name]
@@ -91,6 +91,7 @@ VALUES = Values(
     repair_seconds=Histogram(),
     failed_repairs=1,
     failovers=2,
+    key_contention=True,
     verifications={},
     configuration_refused=False,
     connections=1,
@@ -110,6 +111,7 @@ STATUS = Status(
     forwarder=False,
     incidents=Incidents(),
     exit_check=ExitCheck(0, 300),
+    key_contention=True,
     traffic=Traffic(),
     now=1000.0,
 )
@@ -128,6 +130,7 @@ def test_the_keys_that_scripts_know() -> None:
         "servers": ["a", "b"],
         "settled": True,
         "repairing": None,
+        "key_contention": True,
         "bad_configuration": None,
         "exit_check": None,
         "repairs": {"rules": 2},

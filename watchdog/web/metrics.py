@@ -63,6 +63,7 @@ class Values(NamedTuple):
     repair_seconds: Histogram
     failed_repairs: int
     failovers: int
+    key_contention: bool
     verifications: Mapping[str, int]
     configuration_refused: bool
     connections: int
@@ -102,6 +103,8 @@ def render(values: Values, *, open_metrics: bool = False) -> str:
            [({}, values.failovers)])  # fmt: skip
     family("init_wg_configuration_refused", "gauge", "Whether the configuration on disk is wrong, and so not applied.",
            [({}, values.configuration_refused)])  # fmt: skip
+    family("init_wg_key_contention", "gauge", "Whether somebody else seems to use the private key.",
+           [({}, values.key_contention)])  # fmt: skip
     family("init_wg_exit_checks_total", "counter", "Exit verifications by their outcome.",
            [({"result": result}, count) for result, count in sorted(values.verifications.items())])  # fmt: skip
     family("init_wg_refused_packets_total", "counter", "Packets that the kill-switch refused.",
