@@ -12,7 +12,7 @@ CLUSTER_TOOLS = $(shell sed 's/\#.*//' tests/cluster/packages.txt)
 # Debian 12's is too old, and later ones' are not.
 OWN_GO = $(if $(shell command -v go || ls /usr/local/go/bin/go 2>/dev/null),,golang-go)
 
-.PHONY: demo demo-compose image test test-unit test-nft test-bare test-cluster docs check bench bench-kernel chaos clean
+.PHONY: demo demo-compose image test test-unit test-nft test-bare test-cluster test-helm chart docs check bench bench-kernel chaos clean
 
 # What leaves a pod without, with init-wg and with wg-quick, judged on its node. Root; under a minute.
 demo:
@@ -33,7 +33,7 @@ test:
 	tests/prepare.sh $(TOOLS) go $(KERNEL_TOOLS) $(CONTAINER_TOOLS) $(LOOK_TOOLS)
 	@mkdir -p .cache
 	@# Two queues of like length, since most tests wait most of the time. The second one's report comes at the end.
-	@$(PY) -m pytest --ignore tests/netns --ignore tests/cluster > .cache/others.log 2>&1 & others=$$!; \
+	@$(PY) -m pytest --ignore tests/netns --ignore tests/cluster --ignore tests/helm > .cache/others.log 2>&1 & others=$$!; \
 	$(PY) -m pytest tests/netns; networks=$$?; \
 	wait $$others; others=$$?; cat .cache/others.log; exit $$((networks || others))
 
@@ -64,6 +64,17 @@ test-cluster:
 	@tests/prepare.sh $(TOOLS) $(CONTAINER_TOOLS) $(CLUSTER_TOOLS) $(OWN_GO)
 	@$(PY) -m tests.cluster.build
 	$(PY) -m pytest tests/cluster $(CLUSTER)
+
+# The chart as a package in dist/, by Helm 4's library.
+chart: .venv/.prepared
+	@mkdir -p dist
+	@$(PY) -m tests.chart.helm dist
+
+# Helm 3 and 4, built from Go modules (minutes, once), render the chart alike and run the post-renderer.
+test-helm:
+	@tests/prepare.sh $(OWN_GO)
+	@$(PY) -m tests.helm.build
+	$(PY) -m pytest tests/helm
 
 check: .venv/.prepared
 	.venv/bin/ruff format --check .

@@ -2,12 +2,15 @@
 
 It joins the virtual environment of tests/containers/manifests.py, where only these tests look for it. One process there
 answers all questions: it loads the library, the chart and the schemas once, and an answer takes milliseconds.
+
+    python -m tests.chart.helm FOLDER      packages the chart into a folder (`make chart`)
 """
 
 from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -155,3 +158,7 @@ def missing() -> str | None:
     except (ManifestsError, OSError) as error:
         return str(error)
     return None
+
+
+if __name__ == "__main__":
+    print(ask("package", path=str(CHART), destination=sys.argv[1]))
