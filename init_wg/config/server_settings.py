@@ -162,7 +162,7 @@ def _peer_dns(text: str) -> tuple[str, ...] | None:
 def _log_confs(text: str) -> bool:
     if boolean(text):
         raise ConfigError(
-            "environment: LOG_CONFS=true: secrets do not go into logs: delete it, and run init-wg peer show NAME --qr"
+            "environment: LOG_CONFS=true: secrets do not go into logs: delete it, and run init-wg peer show NAME"
         )
     return False
 
@@ -208,7 +208,7 @@ TABLE = (
     _setting("PRESHARED_KEYS", "preshared_keys", "true", boolean, "true or false",
              "A preshared key for each new peer."),
     _setting("LOG_CONFS", "log_confs", "false", _log_confs, "false",
-             "linuxserver's prints the peers' keys. `true` is rejected: run `init-wg peer show NAME --qr`."),
+             "linuxserver's prints the peers' keys. `true` is rejected: run `init-wg peer show NAME`."),
     _setting("SERVER_DATA", "data", "/var/lib/init-wg", _folder, "an absolute path",
              "The volume with the keys. See [server.md](server.md)."),
 )  # fmt: skip

@@ -22,9 +22,9 @@ _NAME = 3  # IFLA_IFNAME
 _IPV6_SYSCTL = "/proc/sys/net/ipv6/conf/all/forwarding"
 
 
-def switch_on(kernel: Socket, number: int) -> None:
+def switch(kernel: Socket, number: int, *, on: bool) -> None:
     """For the link of this number. Raises OSError."""
-    value = attribute(_FORWARDING, struct.pack("=I", 1))
+    value = attribute(_FORWARDING, struct.pack("=I", on))
     body = struct.pack("=BxHiII", 0, 0, number, 0, 0) + nested(_AF_SPEC, nested(INET, nested(_INET_CONF, value)))
     kernel.request(_SETLINK, 0, body)
 

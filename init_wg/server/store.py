@@ -51,6 +51,11 @@ def locked(folder: str) -> Iterator[None]:
         os.close(holder)
 
 
+def exists(folder: str) -> bool:
+    """Is there a register, whatever state it is in?"""
+    return os.path.lexists(os.path.join(folder, FILE))
+
+
 def load(folder: str) -> Register | None:
     """The register; None on an empty volume. Raises ConfigError when it is damaged, or missing among other files."""
     path = os.path.join(folder, FILE)

@@ -70,7 +70,7 @@ def _run(kernel: netlink.Socket, settings: Settings, step: Step) -> None:
         case SetUp():
             rtchange.change_link(kernel, netlink.index(step.name), up=True)
         case SetForwarding():
-            forwarding.switch_on(kernel, netlink.index(step.name))
+            forwarding.switch(kernel, netlink.index(step.name), on=True)
         case ChangeDevice():
             device.write(step.name, step.kind, step.change)
         case AddAddress() | DeleteAddress():

@@ -115,12 +115,12 @@ def compare(goal: Goal, seen: Observation, kind: str, hole: Hole | None = None) 
     new = {a.address for a in (own.addresses if own else ())}.isdisjoint(str(a.ip) for a in tunnel.addresses)
     pod = pods.apart(pods.discover(seen.kernel, settings.interface), tunnel, new=new)
     chosen = bypass.choose(settings, pod, tunnel, settings.service_host)
-    gate, routed = _gate(settings, pod, seen.state.ruleset)
+    gate, routed = egress_gate(settings, pod, seen.state.ruleset)
     chosen_names = dns.choose(settings, tunnel, seen.resolv_conf, listening=_forwarder_listens())
     now = desired.Circumstances(
         kind=kind,
         endpoints=goal.endpoints,
-        families=_families(settings.interface),
+        families=families(settings.interface),
         gate=gate,
         routed=routed,
         bypass=chosen,
@@ -185,7 +185,7 @@ def _older(ruleset: str) -> tuple[int, ...]:
     return older.ports() if remembered is None else remembered
 
 
-def _gate(settings: Settings, pod: Pod, ruleset: str) -> tuple[bool, bool]:
+def egress_gate(settings: Settings, pod: Pod, ruleset: str) -> tuple[bool, bool]:
     """What of the egress gate the kernel has. A gate that is in place and whole proves it; else ask."""
     if not settings.kill_switch:
         return False, False
@@ -193,7 +193,7 @@ def _gate(settings: Settings, pod: Pod, ruleset: str) -> tuple[bool, bool]:
     return found if all(found) else nft.egress_hook(pod.links[0])
 
 
-def _families(interface: str) -> tuple[int, ...]:
+def families(interface: str) -> tuple[int, ...]:
     """Docker and others switch IPv6 off where the network has none; adding its addresses is an error then."""
     for name in (interface, "default"):
         try:

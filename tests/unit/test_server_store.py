@@ -15,9 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from init_wg.config import server_settings
 from init_wg.errors import ConfigError, KernelError
 from init_wg.model.secret import Secret
-from init_wg.server import keys, linuxserver, store
+from init_wg.server import enrol, keys, linuxserver, store
 from init_wg.server.design import register as registers
 from init_wg.server.design.register import Makes, Register
 
@@ -331,3 +332,63 @@ def test_what_is_wrong_with_it_is_named(file: str, text: str, says: str, tmp_pat
     (tmp_path / file).write_text(text)
     with pytest.raises(ConfigError, match=says):
         linuxserver.adopted(str(tmp_path), SUBNET)  # type: ignore[arg-type]
+
+
+# --- the list of peers, and the volume -----------------------------------------------------------------------------
+
+
+def enrolled(folder: Path, **environment: str) -> enrol.Enrolled:
+    return enrol.enrol(server_settings.read({"SERVER_DATA": str(folder), "INTERNAL_SUBNET6": "none", **environment}))
+
+
+def test_a_server_that_runs_goes_on_with_what_it_has(tmp_path: Path) -> None:
+    """A wrong list stops nobody: it is told beside."""
+    listed = tmp_path / "peers"
+    data, new = tmp_path / "data", tmp_path / "new"
+    data.mkdir()
+    new.mkdir()
+    listed.write_text("phone\nlaptop\n")
+    first = enrolled(data, PEERS_FILE=str(listed))
+    assert (set(first.register.peers), first.failure) == ({"phone", "laptop"}, None)
+    listed.write_text("phone\nPhone\n")
+    second = enrolled(data, PEERS_FILE=str(listed))
+    assert second.register == first.register
+    assert "capitals" in str(second.failure)
+    listed.unlink()
+    third = enrolled(data, PEERS_FILE=str(listed))
+    assert third.register == first.register
+    assert "no such file" in str(third.failure)
+    with pytest.raises(ConfigError, match="no such file"):  # nothing is there to go on with
+        enrolled(new, PEERS_FILE=str(listed))
+
+
+def test_a_full_volume_serves_those_it_knows(small: Path) -> None:
+    first = enrolled(small, PEERS="a,b")
+    (small / ".filler").write_bytes(b"x" * 3 * 4096)
+    second = enrolled(small, PEERS="a,c")
+    assert "the volume is full" in str(second.failure)
+    assert second.failure is not None
+    assert second.failure.exit_code == 3
+    assert {name for name, peer in second.register.peers.items() if peer.active} == {"a"}
+    (small / ".filler").unlink()
+    third = enrolled(small, PEERS="a,c")
+    assert third.failure is None
+    assert third.register.peers["a"] == first.register.peers["a"]
+    assert third.register.peers["c"].number == 4
+
+
+def test_a_volume_of_linuxserver_becomes_ours(tmp_path: Path) -> None:
+    made = linuxserver_volume(tmp_path)
+    found = enrolled(tmp_path, PEERS="phone,new").register
+    assert found.key == SERVER_KEY
+    assert found.peers["phone"].key == made["phone"][0]
+    assert found.peers["phone"].active
+    assert not found.peers["peer1"].active
+    assert found.peers["new"].number == 2
+    assert enrolled(tmp_path, PEERS="phone,new").register == found
+
+
+def test_a_subnet_that_became_too_small_is_told(tmp_path: Path) -> None:
+    enrolled(tmp_path, PEERS="9")
+    found = enrolled(tmp_path, PEERS="9", INTERNAL_SUBNET="10.13.13.0/29")
+    assert "INTERNAL_SUBNET is too small for peer peer6" in str(found.failure)

@@ -21,6 +21,7 @@ from init_wg.model.state import (
     INET,
     INET6,
     IPV6_METRIC,
+    LOCAL_TABLE,
     MAIN_TABLE,
     PREFERENCE_KERNEL_DEFAULT,
     PREFERENCE_KERNEL_MAIN,
@@ -157,13 +158,13 @@ def state(
     """Everything that has to be there. Raises ConfigError."""
     refuse_overlap(within, pod)
     sites = behind(server, register, within, pod)
-    own = tuple(network for network in within if _family(network) in now.families)
+    own = tuple(network for network in within if family(network) in now.families)
     routes = {route for route in have.routes if route.table == MAIN_TABLE and route.protocol != PROTOCOL}
     routes.update(_routes(settings.interface, sites, now))
     interface = TunnelInterface(
         Link(settings.interface, now.kind, mtu(pod, within), up=True),
         _device(register, within, sites),
-        frozenset(Address(_family(n), str(n[SERVER_NUMBER]), n.prefixlen) for n in own),
+        frozenset(Address(family(n), str(n[SERVER_NUMBER]), n.prefixlen) for n in own),
     )
     return State(
         interfaces=(interface,),
@@ -192,7 +193,7 @@ def policy(
     now: Circumstances,
 ) -> served.Served:
     """What the ruleset's text depends on."""
-    own = [network[SERVER_NUMBER] for network in within if _family(network) in now.families]
+    own = [network[SERVER_NUMBER] for network in within if family(network) in now.families]
     everywhere = (*within, *(network for several in sites.values() for network in several))
     return served.Served(
         tunnel=settings.interface,
@@ -214,6 +215,30 @@ def policy(
     )
 
 
+def forwarder(listening: Iterable[str], nameservers: Iterable[str]) -> tuple[str, ...]:
+    """dnsmasq's command line: it asks the pod's resolvers for the peers. It reads and writes no files, and stays in the
+    foreground. On the loopback the watchdog asks whether it lives."""
+    servers = [f"--server={nameserver}" for nameserver in nameservers]
+    return (
+        "dnsmasq",
+        "--keep-in-foreground",
+        "--conf-file=/dev/null",
+        "--pid-file=",
+        "--user=root",  # there is no capability to become another user,
+        "--group=",  # nor for the groups
+        "--log-facility=-",
+        "--no-resolv",
+        "--no-hosts",
+        f"--port={killswitch.FORWARDER_PORT}",
+        f"--listen-address={','.join(('127.0.0.1', *listening))}",
+        "--bind-dynamic",  # the tunnel's interface may come later, and come again
+        "--cache-size=1000",
+        "--edns-packet-max=1232",
+        *(["--strict-order"] if len(servers) > 1 else []),
+        *servers,
+    )
+
+
 def _device(register: Register, within: Networks, sites: dict[str, Networks]) -> Device:
     peers = frozenset(_peer(peer, within, sites.get(name, ())) for name, peer in register.peers.items() if peer.active)
     return Device(register.key, served.PORT, 0, peers)
@@ -228,25 +253,27 @@ def _peer(peer: Registered, within: Networks, site: Networks) -> Peer:
 def _routes(interface: str, sites: dict[str, Networks], now: Circumstances) -> Iterator[Route]:
     """To the networks behind peers; to the peers themselves the kernel makes its own."""
     for network in (network for several in sites.values() for network in several):
-        family = _family(network)
-        if family in now.families:
-            metric = IPV6_METRIC if family == INET6 else 0
-            scope = SCOPE_LINK if family == INET else 0
-            yield Route(family, MAIN_TABLE, str(network), interface, metric=metric, scope=scope)
+        version = family(network)
+        if version in now.families:
+            metric = IPV6_METRIC if version == INET6 else 0
+            scope = SCOPE_LINK if version == INET else 0
+            yield Route(version, MAIN_TABLE, str(network), interface, metric=metric, scope=scope)
 
 
 def _rules(tunnel: str, uplink: str, families: Iterable[int]) -> Iterator[Rule]:
     """Forwarded is what the ruleset has marked, and nothing else: also while there is no ruleset. What is for the pod
     itself is found in the table of local addresses before. Then the kernel's own rules."""
-    for family in families:
+    for version in families:
+        yield Rule(version, 0, LOCAL_TABLE)
         for name in (tunnel, uplink):
             coming_in = ((_IIFNAME, name.encode() + b"\0"),)
-            yield Rule(family, PREFERENCE_REPLY, MAIN_TABLE, mark=FORWARD_MARK, other=coming_in)
-            yield Rule(family, PREFERENCE_MAIN, 0, action=_PROHIBIT, other=coming_in)
-        yield Rule(family, PREFERENCE_KERNEL_MAIN, MAIN_TABLE)
-        if family == INET:
-            yield Rule(family, PREFERENCE_KERNEL_DEFAULT, DEFAULT_TABLE)
+            yield Rule(version, PREFERENCE_REPLY, MAIN_TABLE, mark=FORWARD_MARK, other=coming_in)
+            yield Rule(version, PREFERENCE_MAIN, 0, action=_PROHIBIT, other=coming_in)
+        yield Rule(version, PREFERENCE_KERNEL_MAIN, MAIN_TABLE)
+        if version == INET:
+            yield Rule(version, PREFERENCE_KERNEL_DEFAULT, DEFAULT_TABLE)
 
 
-def _family(network: IPv4Network | IPv6Network) -> int:
+def family(network: IPv4Network | IPv6Network) -> int:
+    """AF_INET or AF_INET6."""
     return INET if network.version == 4 else INET6

@@ -71,6 +71,11 @@ def listed(register: Register, names: Iterable[str], makes: Makes, last: int) ->
     number = SERVER_NUMBER
     for name in wanted:
         if name in peers:
+            if peers[name].number > last:
+                raise ConfigError(
+                    f"environment: INTERNAL_SUBNET is too small for peer {name}, which has the number "
+                    f"{peers[name].number}: take a wider one, or remove this peer"
+                )
             # What PEERS names is decided there, whoever made it.
             peers[name] = peers[name]._replace(active=True, added=False)
             continue
