@@ -29,7 +29,8 @@ UBUNTU = {"noble": "http://archive.ubuntu.com/ubuntu"}
 #: The keys of Ubuntu's archive: a package of Debian's, since trixie.
 UBUNTU_KEYS = CACHE / "ubuntu-keyring/usr/share/keyrings/ubuntu-archive-keyring.gpg"
 DEBIAN_KEYS = "/usr/share/keyrings/debian-archive-keyring.gpg"
-PACKAGES = "ca-certificates,git,make,python3,python3-pip"
+# Ubuntu does not count apt among the packages that are required.
+PACKAGES = "apt,ca-certificates,git,make,python3,python3-pip"
 QUICK = "tests/netns/test_bad_input.py tests/netns/test_killswitch_text.py tests/netns/test_status.py"
 COMMANDS = ("make check", "make demo", "make test-unit", f".venv/bin/python -m pytest {QUICK}")
 #: How to enter: mounts and processes of its own, so that whatever happens nothing of it is left.
