@@ -11,19 +11,22 @@ import signal
 import struct
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, Self
 
 from tests.lab.judge import ETH_ARP, ETH_IP, ETH_IPV6, OUTGOING, SNAPLEN, Leak, Rules, Verdict, dissect, show
 
-from .cluster import DNS, NODE, NODE6, PODS, PODS6, PROVIDERS, SERVICES, SERVICES6, WEB, WEB6
+from .cluster import DNS, NODE, NODE6, PODS, PODS6, PROVIDERS, SERVICES, SERVICES6, WEB, WEB6, to_child
 
 if TYPE_CHECKING:
     from .cluster import Cluster
 
 GATEWAYS = ("10.42.0.1", "fd42::1")  # of the pods: the node's end of each link
 LINK_LOCAL = "fe80::/10"
+#: Packets of pods that all captures judged: "allowed", "leaked", and those in clear that the controls saw, "control".
+JUDGED: Counter[str] = Counter()
 
 
 def rules() -> Rules:
@@ -45,8 +48,10 @@ def rules() -> Rules:
 class Capture:
     """From `with` to its end. between() judges a stretch of it, as often as one likes."""
 
-    def __init__(self, cluster: Cluster, name: str, also: Iterable[int] = ()) -> None:
-        """also: the numbers of other links of the node, whose packets are kept, but not judged."""
+    def __init__(self, cluster: Cluster, name: str, also: Iterable[int] = (), *, control: bool = False) -> None:
+        """also: the numbers of other links of the node, whose packets are kept, but not judged. control: its leaks are
+        on purpose."""
+        self.control = control
         self.cluster = cluster
         self.left_out = cluster.not_pods - set(also)
         self.file = cluster.folder / f"{name}.pcap"
@@ -55,7 +60,9 @@ class Capture:
         self.lenient: Iterable[str] = ()
 
     def __enter__(self) -> Self:
-        argv = ["nsenter", f"--net=/proc/{self.cluster.first}/ns/net", "--", "tcpdump", "-i", "any", "-y", "LINUX_SLL2"]
+        # In the process namespace, too: whatever ends these tests, tcpdump ends with the cluster.
+        argv = ["nsenter", f"--target={self.cluster.first}", "--net", "--pid", "--", "tcpdump"]
+        argv += ["-i", "any", "-y", "LINUX_SLL2"]
         argv += ["-p", "-n", "-s", str(SNAPLEN), "-B", "65536", "--immediate-mode", "-U", "-Z", "root"]
         argv += ["-w", str(self.file), " and ".join(f"not ifindex {link}" for link in sorted(self.left_out))]
         with self.errors.open("wb") as errors:
@@ -68,11 +75,14 @@ class Capture:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.tcpdump.send_signal(signal.SIGINT)
+        to_child(self.tcpdump, signal.SIGINT)
         self.tcpdump.wait(20)
         lost = re.search(r"(\d+) packets dropped by kernel", self.errors.read_text())
         if kind is None and (not lost or int(lost[1])):
             raise RuntimeError(f"the capture is not complete: {self.errors.read_text()}")
+        verdict = self.judged()
+        JUDGED["allowed"] += verdict.allowed.total()
+        JUDGED["control" if self.control else "leaked"] += verdict.leaked
         self.file.unlink(missing_ok=True)
 
     def judged(self, since: float = 0.0, until: float = float("inf")) -> Verdict:

@@ -141,6 +141,12 @@ def wait_until(condition: Callable[[], T], what: str, timeout: float = 60.0, pau
     return value
 
 
+def to_child(nsenter: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    """Signal what an nsenter runs in another process namespace: nsenter itself passes nothing on."""
+    for pid in Path(f"/proc/{nsenter.pid}/task/{nsenter.pid}/children").read_text().split():
+        os.kill(int(pid), number)
+
+
 class Cluster:
     """From `with` to its end. One at a time in a checkout."""
 
@@ -265,9 +271,7 @@ class Cluster:
     def stop(self, name: str) -> None:
         """End one of them, by SIGTERM."""
         daemon = self.daemons.pop(name)
-        children = Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split()
-        for pid in map(int, children):
-            os.kill(pid, signal.SIGTERM)
+        to_child(daemon, signal.SIGTERM)
         daemon.wait(30)
 
     def log(self, name: str) -> str:

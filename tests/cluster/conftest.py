@@ -9,7 +9,15 @@ from collections.abc import Iterator
 import pytest
 
 from . import build
+from .capture import JUDGED
 from .cluster import Cluster
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What all captures came to."""
+    if JUDGED:
+        judged = f"{JUDGED['allowed'] + JUDGED['leaked']:,} packets of pods judged on the node"
+        terminalreporter.write_line(f"{judged}: {JUDGED['leaked']} leaked (controls: {JUDGED['control']:,} in clear)")
 
 
 @pytest.fixture(scope="session")

@@ -73,7 +73,7 @@ def test_it_holds_when_the_kill_switch_is_gone(engine: Cluster) -> None:
     engine.wait_ready(NAMESPACE, "flushed")
     time.sleep(8)  # the engine knows the pod by now
     pid = engine.process("flushed", "init-wg-watchdog")
-    with Capture(engine, "policies", also=[uplink(engine)]) as capture:
+    with Capture(engine, "policies", also=[uplink(engine)], control=True) as capture:
         engine.node("kill", "-STOP", str(pid))
         try:
             inside = ("nsenter", f"--net=/proc/{pid}/ns/net", "--")

@@ -36,7 +36,7 @@ def test_the_control_an_untunnelled_pod_is_seen(cluster: Cluster) -> None:
     """What is counted below is seen, where nothing of ours is: the same noise, from a pod without a label."""
     cluster.namespace("open")
     noise(cluster, "open")
-    with Capture(cluster, "control") as capture:
+    with Capture(cluster, "control", control=True) as capture:
         cluster.apply(pod("open", "open", noisy("app"), volumes=[{"name": "noise", "configMap": {"name": "noise"}}]))
         cluster.wait_ready("open", "open")
         wait_until(lambda: capture.judged().leaked > 100, "leaks are seen", 20)

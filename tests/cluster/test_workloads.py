@@ -45,7 +45,7 @@ def test_the_control_an_open_pod_is_seen(cluster: Cluster) -> None:
     volumes = [{"name": "noise", "configMap": {"name": "noise"}}]
     cluster.namespace("workloads-open")
     noise(cluster, "workloads-open")
-    with Capture(cluster, "workloads-control") as seen:
+    with Capture(cluster, "workloads-control", control=True) as seen:
         cluster.apply(pod("open", "workloads-open", noisy("app", "3"), volumes=volumes, restartPolicy="Never"))
         wait_until(lambda: seen.judged().leaked > 100, "leaks are seen", 30)
         found = cluster.get("pod", "open", "--namespace", "workloads-open")
