@@ -38,6 +38,8 @@ PRODUCT = "ghcr.io/init-wg/init-wg:0.1.0"
 CURL = "docker.io/curlimages/curl:8.11.1"
 BUSYBOX = "docker.io/library/busybox:1.37.0"
 PAUSE = "init-wg.invalid/pause:1"
+#: What pods are upgraded from: the programs of 0.1.0 in today's image. The commit is the last one of that version.
+OLDER, OLDER_COMMIT = "init-wg.invalid/older:0.1.0", "576e872962af8fbdfeb47bf021789b2dfcb72c32"
 
 # program -> the Debian package that has it
 PROGRAMS = {
@@ -186,15 +188,23 @@ def archive(name: str, root: Path, command: Sequence[str]) -> None:
     manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]
     making = IMAGES / "making"
     with tarfile.open(making, "w") as tar:
-        for file, data in (
-            ("config.json", json.dumps(config).encode()),
-            ("layer.tar", content),
-            ("manifest.json", json.dumps(manifest).encode()),
-        ):
-            member = tarfile.TarInfo(file)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
+        _add(tar, "config.json", json.dumps(config).encode())
+        _add(tar, "layer.tar", content)
+        _add(tar, "manifest.json", json.dumps(manifest).encode())
     making.rename(image_file(name))
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size, member.mode = len(data), 0o644
+    tar.addfile(member, io.BytesIO(data))
+
+
+def _read(tar: tarfile.TarFile, name: str) -> bytes:
+    file = tar.extractfile(name)
+    if file is None:
+        raise BuildError(f"{name} of an image is no file")
+    return file.read()
 
 
 def image_file(name: str) -> Path:
@@ -249,10 +259,53 @@ def product() -> None:
         stamp.write_text(made)
 
 
+def older() -> None:
+    """The product's image with the programs of OLDER_COMMIT in place of today's: one more layer. Without the history
+    (a shallow clone) there is none, and the upgrade's tests say so."""
+    commit = ["git", "-C", str(ROOT), "archive", OLDER_COMMIT, "init_wg", "watchdog"]
+    stamp, wanted = IMAGES / "older", f"{OLDER_COMMIT} {(IMAGES / 'product').read_text()}"
+    if stamp.exists() and stamp.read_text() == wanted:
+        return
+    image_file(OLDER).unlink(missing_ok=True)
+    listed = subprocess.run(commit, capture_output=True, check=False)
+    if listed.returncode:
+        return
+    site = "opt/init-wg/lib/python3.11/site-packages"
+    layer = io.BytesIO()
+    with tarfile.open(fileobj=layer, mode="w") as tar, tarfile.open(fileobj=io.BytesIO(listed.stdout)) as source:
+        for hidden in ("init_wg", "init_wg_watchdog"):
+            tar.addfile(tarfile.TarInfo(f"{site}/{hidden}/.wh..wh..opq"))  # nothing of today's below this
+        for member in source:
+            member.name = f"{site}/{member.name}"
+            tar.addfile(member, source.extractfile(member) if member.isfile() else None)
+        # The image's command knows the package by the name that it has today.
+        _add(tar, f"{site}/init_wg_watchdog/__init__.py", b"")
+        _add(tar, f"{site}/init_wg_watchdog/__main__.py", b"from watchdog.__main__ import main\n\n__all__ = ['main']\n")
+    content = layer.getvalue()
+    making = IMAGES / "making"
+    with tarfile.open(image_file(PRODUCT)) as product, tarfile.open(making, "w") as tar:
+        (manifest,) = json.loads(_read(product, "manifest.json"))
+        config = json.loads(_read(product, manifest["Config"]))
+        for name in manifest["Layers"]:
+            member = product.getmember(name)
+            if member.issym() or member.islnk():  # Docker writes a layer once that is there twice
+                raise BuildError(f"{image_file(PRODUCT)}: {name} is a link")
+            tar.addfile(member, product.extractfile(member))
+        config["rootfs"]["diff_ids"].append(f"sha256:{hashlib.sha256(content).hexdigest()}")
+        config.pop("history", None)
+        layers = [*manifest["Layers"], "older.tar"]
+        _add(tar, "older.tar", content)
+        _add(tar, "config.json", json.dumps(config).encode())
+        made = [{"Config": "config.json", "RepoTags": [OLDER], "Layers": layers}]
+        _add(tar, "manifest.json", json.dumps(made).encode())
+    making.rename(image_file(OLDER))
+    stamp.write_text(wanted)
+
+
 def everything() -> None:
     """Whatever is not there yet. Raises BuildError."""
     with alone():
-        for step in (programs, web, applications, product):
+        for step in (programs, web, applications, product, older):
             began = time.monotonic()
             step()
             if (took := time.monotonic() - began) > 1:

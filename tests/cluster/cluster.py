@@ -478,8 +478,9 @@ state = "/run/containerd"
         }
         (self.folder / "proxy.yaml").write_text(json.dumps(proxy))
         self.start_containerd()
-        for name in (build.PAUSE, build.BUSYBOX, build.CURL, build.PRODUCT):
-            self.ctr("images", "import", str(build.image_file(name)))
+        for name in (build.PAUSE, build.BUSYBOX, build.CURL, build.PRODUCT, build.OLDER):
+            if build.image_file(name).exists():
+                self.ctr("images", "import", str(build.image_file(name)))
         self.start_kubelet()
         self.daemon("kube-proxy", BIN / "kube-proxy", "--config", self.folder / "proxy.yaml")
 
