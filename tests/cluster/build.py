@@ -224,6 +224,7 @@ def applications() -> None:
         shutil.rmtree(root, ignore_errors=True)
         for folder in ("bin", "tmp", "etc"):
             (root / folder).mkdir(parents=True)
+        (root / "tmp").chmod(0o1777)  # as in every image: applications are not root
         shutil.copy(busybox, root / "bin/busybox")
         for applet in _run(busybox, "--list").split():
             if applet != "busybox":

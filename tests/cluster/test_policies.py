@@ -42,8 +42,12 @@ def uplink(cluster: Cluster) -> int:
 
 
 def in_clear(cluster: Cluster, capture: Capture) -> list[str]:
-    """Packets with a pod's source that left the node for the internet and were not WireGuard to the endpoint."""
-    wrong = "(src net 10.42.0.0/24 or src net fd42::/64) and not (dst host 203.0.113.51 and udp port 51820)"
+    """Packets with a pod's source that left the node for the internet and were not WireGuard to the endpoint.
+
+    Nor the kernel's answer to WireGuard's packets for a socket that went with wg0: it quotes what the endpoint sent.
+    """
+    to_endpoint = "dst host 203.0.113.51 and (udp port 51820 or icmp[icmptype] == icmp-unreach)"
+    wrong = f"(src net 10.42.0.0/24 or src net fd42::/64) and not ({to_endpoint})"
     return cluster.node("tcpdump", "-r", str(capture.file), "-n", f"ifindex {uplink(cluster)} and {wrong}").splitlines()
 
 
