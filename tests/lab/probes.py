@@ -185,10 +185,10 @@ class Prober:
 
     # --- the kinds -----------------------------------------------------------------------------------------
 
-    def tcp(self, aim: Aim, kind: str) -> None:
-        self.connection(aim, tag(kind), (aim.web, aim.tcp_ports[kind]))
+    def tcp(self, aim: Aim, kind: Kind) -> None:
+        self.connection(aim, tag(kind.name), (aim.web, aim.tcp_ports[kind.name]))
 
-    def tcp_stream(self, aim: Aim, kind: str) -> None:
+    def tcp_stream(self, aim: Aim, kind: Kind) -> None:
         stream = self.streams.get(aim.family)
         if stream is None:
             stream = socket.socket(aim.af, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -196,7 +196,7 @@ class Prober:
             stream.connect_ex((aim.web, aim.stream))
             return
         try:
-            stream.send(tag(kind))
+            stream.send(tag(kind.name))
             with contextlib.suppress(BlockingIOError):
                 stream.recv(65536)
         except BlockingIOError:
@@ -206,14 +206,14 @@ class Prober:
             del self.streams[aim.family]
             raise
 
-    def tcp_preopened(self, aim: Aim, kind: str) -> None:
+    def tcp_preopened(self, aim: Aim, kind: Kind) -> None:
         for opened in self.preopened.get(aim.family, []):
             with contextlib.suppress(OSError):  # dead connections stay: their server goes on pushing
-                opened.send(tag(kind))
+                opened.send(tag(kind.name))
             with contextlib.suppress(OSError):
                 opened.recv(65536)
 
-    def udp_preopened(self, aim: Aim, kind: str) -> None:
+    def udp_preopened(self, aim: Aim, kind: Kind) -> None:
         """Answer each datagram the server pushed, as a game or a call would."""
         opened = self.registered[aim.family]
         for _ in range(4):
@@ -224,109 +224,109 @@ class Prober:
             except OSError:
                 continue
             with contextlib.suppress(OSError):
-                opened.send(tag(kind))
-        opened.send(tag(kind))
+                opened.send(tag(kind.name))
+        opened.send(tag(kind.name))
 
-    def udp(self, aim: Aim, kind: str) -> None:
-        self.datagram(aim, tag(kind), (aim.web, aim.echo))
+    def udp(self, aim: Aim, kind: Kind) -> None:
+        self.datagram(aim, tag(kind.name), (aim.web, aim.echo))
 
-    def udp_connected(self, aim: Aim, kind: str) -> None:
-        self.datagram(aim, tag(kind), (aim.web, aim.echo), connect=True)
+    def udp_connected(self, aim: Aim, kind: Kind) -> None:
+        self.datagram(aim, tag(kind.name), (aim.web, aim.echo), connect=True)
 
-    def udp_large(self, aim: Aim, kind: str) -> None:
-        self.datagram(aim, tag(kind) * (4000 // len(tag(kind))), (aim.web, aim.echo))  # goes out in fragments
+    def udp_large(self, aim: Aim, kind: Kind) -> None:
+        self.datagram(aim, tag(kind.name) * (4000 // len(tag(kind.name))), (aim.web, aim.echo))  # goes out in fragments
 
-    def icmp(self, aim: Aim, kind: str, *options: Option) -> None:
+    def icmp(self, aim: Aim, kind: Kind, *options: Option) -> None:
         protocol = socket.IPPROTO_ICMPV6 if aim.family == 6 else socket.IPPROTO_ICMP
         head = struct.pack("!BBHHH", 128 if aim.family == 6 else 8, 0, 0, 4711, self.turn & 0xFFFF)
         if aim.family == 4:  # the kernel fills in ICMPv6's checksum, but not ICMP's
-            head = head[:2] + struct.pack("!H", checksum(head + tag(kind))) + head[4:]
+            head = head[:2] + struct.pack("!H", checksum(head + tag(kind.name))) + head[4:]
         with socket.socket(aim.af, socket.SOCK_RAW | socket.SOCK_NONBLOCK, protocol) as sender:
             for option in options:
                 sender.setsockopt(*option)
-            sender.sendto(head + tag(kind), (aim.web, 0))
+            sender.sendto(head + tag(kind.name), (aim.web, 0))
 
-    def dns(self, aim: Aim, kind: str) -> None:
-        self.datagram(aim, dns_query(kind), (aim.dns[kind], 53), connect=True)
+    def dns(self, aim: Aim, kind: Kind) -> None:
+        self.datagram(aim, dns_query(kind.name), (aim.dns[kind.name], 53), connect=True)
 
-    def dns_tcp(self, aim: Aim, kind: str) -> None:
-        query = dns_query(kind)
+    def dns_tcp(self, aim: Aim, kind: Kind) -> None:
+        query = dns_query(kind.name)
         self.connection(aim, struct.pack("!H", len(query)) + query, (aim.dns["dns-public"], 53))
 
-    def device_udp(self, aim: Aim, kind: str) -> None:
-        self.datagram(aim, tag(kind), (aim.web, aim.echo), self.bound_device())
+    def device_udp(self, aim: Aim, kind: Kind) -> None:
+        self.datagram(aim, tag(kind.name), (aim.web, aim.echo), self.bound_device())
 
-    def device_tcp(self, aim: Aim, kind: str) -> None:
-        self.connection(aim, tag(kind), (aim.web, aim.tcp_ports[kind]), self.bound_device())
+    def device_tcp(self, aim: Aim, kind: Kind) -> None:
+        self.connection(aim, tag(kind.name), (aim.web, aim.tcp_ports[kind.name]), self.bound_device())
 
-    def device_icmp(self, aim: Aim, kind: str) -> None:
+    def device_icmp(self, aim: Aim, kind: Kind) -> None:
         self.icmp(aim, kind, self.bound_device())
 
-    def device_dns(self, aim: Aim, kind: str) -> None:
-        self.datagram(aim, dns_query(kind), (aim.dns["dns-public"], 53), self.bound_device())
+    def device_dns(self, aim: Aim, kind: Kind) -> None:
+        self.datagram(aim, dns_query(kind.name), (aim.dns["dns-public"], 53), self.bound_device())
 
-    def pktinfo(self, aim: Aim, kind: str) -> None:
+    def pktinfo(self, aim: Aim, kind: Kind) -> None:
         index = socket.if_nametoindex(self.uplink())
         if aim.family == 6:
             data = struct.pack("16si", b"", index)
             ancillary = [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, data)]
         else:
             ancillary = [(socket.IPPROTO_IP, IP_PKTINFO, struct.pack("i4s4s", index, b"", b""))]
-        self.datagram(aim, tag(kind), (aim.web, aim.echo), ancillary=ancillary)
+        self.datagram(aim, tag(kind.name), (aim.web, aim.echo), ancillary=ancillary)
 
-    def unicast_udp(self, aim: Aim, kind: str) -> None:
+    def unicast_udp(self, aim: Aim, kind: Kind) -> None:
         option = self.unicast_if(aim, socket.if_nametoindex(self.uplink()))
-        self.datagram(aim, tag(kind), (aim.web, aim.echo), option)
+        self.datagram(aim, tag(kind.name), (aim.web, aim.echo), option)
 
-    def source_udp(self, aim: Aim, kind: str) -> None:
-        self.datagram(aim, tag(kind), (aim.web, aim.echo), bind=True)
+    def source_udp(self, aim: Aim, kind: Kind) -> None:
+        self.datagram(aim, tag(kind.name), (aim.web, aim.echo), bind=True)
 
-    def source_tcp(self, aim: Aim, kind: str) -> None:
-        self.connection(aim, tag(kind), (aim.web, aim.tcp_ports[kind]), bind=True)
+    def source_tcp(self, aim: Aim, kind: Kind) -> None:
+        self.connection(aim, tag(kind.name), (aim.web, aim.tcp_ports[kind.name]), bind=True)
 
     @staticmethod
-    def mark(aim: Aim, kind: str) -> Option:
-        """WireGuard's own mark; for a "stamp" the next number, an obvious choice for a mark with another privilege."""
-        return (socket.SOL_SOCKET, SO_MARK, aim.mark + ("stamp" in kind))
+    def mark(aim: Aim, kind: Kind) -> Option:
+        """WireGuard's own mark; or the next number, an obvious choice for a mark with another privilege."""
+        return (socket.SOL_SOCKET, SO_MARK, aim.mark + kind.above)
 
-    def mark_udp(self, aim: Aim, kind: str) -> None:
-        self.datagram(aim, tag(kind), (aim.web, aim.echo), self.mark(aim, kind))
+    def mark_udp(self, aim: Aim, kind: Kind) -> None:
+        self.datagram(aim, tag(kind.name), (aim.web, aim.echo), self.mark(aim, kind))
 
-    def mark_tcp(self, aim: Aim, kind: str) -> None:
-        self.connection(aim, tag(kind), (aim.web, aim.tcp_ports[kind]), self.mark(aim, kind))
+    def mark_tcp(self, aim: Aim, kind: Kind) -> None:
+        self.connection(aim, tag(kind.name), (aim.web, aim.tcp_ports[kind.name]), self.mark(aim, kind))
 
-    def mark_device_udp(self, aim: Aim, kind: str) -> None:
-        self.datagram(aim, tag(kind), (aim.web, aim.echo), self.mark(aim, kind), self.bound_device())
+    def mark_device_udp(self, aim: Aim, kind: Kind) -> None:
+        self.datagram(aim, tag(kind.name), (aim.web, aim.echo), self.mark(aim, kind), self.bound_device())
 
-    def mark_endpoint_udp(self, aim: Aim, kind: str) -> None:
+    def mark_endpoint_udp(self, aim: Aim, kind: Kind) -> None:
         """Marked like WireGuard's own, and to its endpoint: but to another port."""
-        self.datagram(aim, tag(kind), (aim.endpoint, aim.endpoint_port + 1), self.mark(aim, kind))
+        self.datagram(aim, tag(kind.name), (aim.endpoint, aim.endpoint_port + 1), self.mark(aim, kind))
 
-    def mark_endpoint_tcp(self, aim: Aim, kind: str) -> None:
+    def mark_endpoint_tcp(self, aim: Aim, kind: Kind) -> None:
         """Marked, to the endpoint's address and port: but not UDP."""
-        self.connection(aim, tag(kind), (aim.endpoint, aim.endpoint_port), self.mark(aim, kind))
+        self.connection(aim, tag(kind.name), (aim.endpoint, aim.endpoint_port), self.mark(aim, kind))
 
-    def endpoint_udp(self, aim: Aim, kind: str) -> None:
+    def endpoint_udp(self, aim: Aim, kind: Kind) -> None:
         """Plain text to the endpoint's own port."""
-        self.datagram(aim, tag(kind), (aim.endpoint, aim.endpoint_port))
+        self.datagram(aim, tag(kind.name), (aim.endpoint, aim.endpoint_port))
 
-    def endpoint_device_udp(self, aim: Aim, kind: str) -> None:
-        self.datagram(aim, tag(kind), (aim.endpoint, aim.endpoint_port), self.bound_device())
+    def endpoint_device_udp(self, aim: Aim, kind: Kind) -> None:
+        self.datagram(aim, tag(kind.name), (aim.endpoint, aim.endpoint_port), self.bound_device())
 
-    def packet(self, aim: Aim, kind: str, *options: Option) -> None:
+    def packet(self, aim: Aim, kind: Kind, *options: Option) -> None:
         protocol = ETH_P_IPV6 if aim.family == 6 else ETH_P_IP
         with socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK) as sender:
             for option in options:
                 sender.setsockopt(*option)
             sender.bind((self.uplink(), protocol))
             to_mac, from_mac = bytes.fromhex(aim.gateway_mac), sender.getsockname()[4]
-            sender.send(to_mac + from_mac + struct.pack("!H", protocol) + udp_packet(aim, tag(kind)))
+            sender.send(to_mac + from_mac + struct.pack("!H", protocol) + udp_packet(aim, tag(kind.name)))
 
-    def packet_bypass(self, aim: Aim, kind: str) -> None:
+    def packet_bypass(self, aim: Aim, kind: Kind) -> None:
         """Straight to the driver, past the queueing discipline."""
         self.packet(aim, kind, (SOL_PACKET, PACKET_QDISC_BYPASS, 1))
 
-    def packet_marked(self, aim: Aim, kind: str) -> None:
+    def packet_marked(self, aim: Aim, kind: Kind) -> None:
         self.packet(aim, kind, self.mark(aim, kind))
 
     # --- the loop ------------------------------------------------------------------------------------------
@@ -355,12 +355,12 @@ class Prober:
                 self.registered[aim.family] = opened
 
     def attempt(self) -> None:
-        kind = self.kinds[self.turn % len(self.kinds)]
+        kind = KINDS[self.kinds[self.turn % len(self.kinds)]]
         for aim in self.aims:
-            name = f"{kind}/{aim.family}"
+            name = f"{kind.name}/{aim.family}"
             self.attempts[name] += 1
             try:
-                KINDS[kind](self, aim, kind)
+                kind.send(self, aim, kind)
             except OSError:
                 self.errors[name] += 1
         self.turn += 1
@@ -383,51 +383,67 @@ class Prober:
                 due = max(due + pause, now)
 
 
-KINDS: dict[str, Callable[[Prober, Aim, str], None]] = {
-    "tcp-connect": Prober.tcp,
-    "tcp-stream": Prober.tcp_stream,
-    "tcp-preopened": Prober.tcp_preopened,
-    "udp-unconnected": Prober.udp,
-    "udp-connected": Prober.udp_connected,
-    "udp-large": Prober.udp_large,
-    "udp-preopened": Prober.udp_preopened,
-    "icmp-echo": Prober.icmp,
-    "dns-tunnel": Prober.dns,
-    "dns-node": Prober.dns,
-    "dns-cluster": Prober.dns,
-    "dns-public": Prober.dns,
-    "dns-public-tcp": Prober.dns_tcp,
-    "device-udp": Prober.device_udp,
-    "device-tcp": Prober.device_tcp,
-    "device-icmp": Prober.device_icmp,
-    "device-dns": Prober.device_dns,
-    "pktinfo-udp": Prober.pktinfo,
-    "unicast-if-udp": Prober.unicast_udp,
-    "source-udp": Prober.source_udp,
-    "source-tcp": Prober.source_tcp,
-    "mark-udp": Prober.mark_udp,
-    "mark-tcp": Prober.mark_tcp,
-    "mark-device-udp": Prober.mark_device_udp,
-    "stamp-udp": Prober.mark_udp,
-    "stamp-tcp": Prober.mark_tcp,
-    "stamp-device-udp": Prober.mark_device_udp,
-    "mark-endpoint-udp": Prober.mark_endpoint_udp,
-    "mark-endpoint-tcp": Prober.mark_endpoint_tcp,
-    "endpoint-udp": Prober.endpoint_udp,
-    "endpoint-device-udp": Prober.endpoint_device_udp,
-    "packet-udp": Prober.packet,
-    "packet-bypass-udp": Prober.packet_bypass,
-    "packet-mark-udp": Prober.packet_marked,
-    "packet-stamp-udp": Prober.packet_marked,
+class Kind(NamedTuple):
+    """One way to try. port: it has a TCP port of its own at the web host; plain: it goes where the routes lead it, so
+    routing alone must stop it, too, with the firewall flushed; needs_raw: only with CAP_NET_RAW; before: it needs a
+    connection that is older than the lockdown; above: this much is added to WireGuard's mark.
+    """
+
+    name: str
+    send: Callable[[Prober, Aim, Kind], None]
+    port: bool = False
+    plain: bool = False
+    needs_raw: bool = False
+    before: bool = False
+    above: int = 0
+
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind("tcp-connect", Prober.tcp, port=True, plain=True),
+        Kind("tcp-stream", Prober.tcp_stream, plain=True),
+        Kind("tcp-preopened", Prober.tcp_preopened, plain=True, before=True),
+        Kind("udp-unconnected", Prober.udp, plain=True),
+        Kind("udp-connected", Prober.udp_connected, plain=True),
+        Kind("udp-large", Prober.udp_large, plain=True),
+        Kind("udp-preopened", Prober.udp_preopened, plain=True, before=True),
+        Kind("icmp-echo", Prober.icmp, plain=True, needs_raw=True),
+        Kind("dns-tunnel", Prober.dns, plain=True),
+        Kind("dns-node", Prober.dns, plain=True),
+        Kind("dns-cluster", Prober.dns, plain=True),
+        Kind("dns-public", Prober.dns, plain=True),
+        Kind("dns-public-tcp", Prober.dns_tcp, port=True, plain=True),
+        Kind("device-udp", Prober.device_udp),
+        Kind("device-tcp", Prober.device_tcp, port=True),
+        Kind("device-icmp", Prober.device_icmp, needs_raw=True),
+        Kind("device-dns", Prober.device_dns),
+        Kind("pktinfo-udp", Prober.pktinfo),
+        Kind("unicast-if-udp", Prober.unicast_udp),
+        Kind("source-udp", Prober.source_udp),
+        Kind("source-tcp", Prober.source_tcp, port=True),
+        Kind("mark-udp", Prober.mark_udp),
+        Kind("mark-tcp", Prober.mark_tcp, port=True),
+        Kind("mark-device-udp", Prober.mark_device_udp),
+        Kind("stamp-udp", Prober.mark_udp, above=1),
+        Kind("stamp-tcp", Prober.mark_tcp, port=True, above=1),
+        Kind("stamp-device-udp", Prober.mark_device_udp, above=1),
+        Kind("mark-endpoint-udp", Prober.mark_endpoint_udp),
+        Kind("mark-endpoint-tcp", Prober.mark_endpoint_tcp, port=True),
+        Kind("endpoint-udp", Prober.endpoint_udp),
+        Kind("endpoint-device-udp", Prober.endpoint_device_udp),
+        Kind("packet-udp", Prober.packet, needs_raw=True),
+        Kind("packet-bypass-udp", Prober.packet_bypass, needs_raw=True),
+        Kind("packet-mark-udp", Prober.packet_marked, needs_raw=True),
+        Kind("packet-stamp-udp", Prober.packet_marked, needs_raw=True, above=1),
+    )
 }
-# Those that go where the routes lead them: they must be stopped by routing alone, too, with the firewall flushed.
-PLAIN = tuple(kind for kind in KINDS if kind.startswith(("tcp-", "udp-", "icmp-", "dns-")))
+PLAIN = tuple(kind.name for kind in KINDS.values() if kind.plain)
 
 
 def tcp_ports(first: int) -> dict[str, int]:
     """A port of the web host for each kind that connects to it."""
-    kinds = [kind for kind in KINDS if kind.endswith("-tcp") or kind == "tcp-connect"]
-    return {kind: first + number for number, kind in enumerate(kinds)}
+    return {kind.name: first + number for number, kind in enumerate(each for each in KINDS.values() if each.port)}
 
 
 class Probes:

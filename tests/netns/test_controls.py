@@ -55,7 +55,7 @@ def test_faults_of_a_wg_quick_pod_are_seen(plain: Lab, name: str) -> None:
     """The same faults that the leak suite makes, where nothing holds: everything comes out in clear."""
     fault = next(fault for fault in faults.FAULTS if fault.name == name)
     plain.wg_quick()
-    with Judge(plain) as judge, Probes(plain, [kind for kind in KINDS if "preopened" not in kind]) as probes:
+    with Judge(plain) as judge, Probes(plain, [kind.name for kind in KINDS.values() if not kind.before]) as probes:
         fault.break_it(plain)
         judge.mark()
         probes.round(3)

@@ -22,7 +22,7 @@ from tests.lab import faults
 from tests.lab.faults import FAULTS, Fault, state_of
 from tests.lab.judge import Judge, Verdict, for_lab
 from tests.lab.lab import STREAM, Family, Lab, Member, wait_until
-from tests.lab.probes import PLAIN, Probes
+from tests.lab.probes import KINDS, PLAIN, Probes
 from tests.lab.reaper import NETNS
 
 HOLD = 4  # rounds of all probes that a broken state is held
@@ -83,7 +83,7 @@ def test_routing_alone_holds_what_follows_it(plain: Lab) -> None:
     Not for what is bound to the uplink or its address, or older than the lockdown: only nftables stops that.
     """
     plain.init_wg("up")
-    kinds = [kind for kind in PLAIN if "preopened" not in kind and kind != "dns-cluster"]
+    kinds = [kind for kind in PLAIN if not KINDS[kind].before and kind != "dns-cluster"]
     with Judge(plain) as judge, Probes(plain, kinds, loose=False) as probes:
         judge.mark()
         faults.FLUSHED_RULESET.break_it(plain)
