@@ -1,6 +1,6 @@
 """The kernel's own wake-ups: links, addresses, routes and rules of both families, and nftables' generations.
 
-An event says that something may have changed, and sometimes who did it. What is the case now is read from the
+An event says that something may have changed, and sometimes who did it. The present state is read from the
 kernel (facts.py), never deduced: events get lost (ENOBUFS), and some changes have none (the IPv4 default route
 of a link that goes down disappears in silence).
 """
@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import errno
 import socket
-import struct
 from typing import NamedTuple
+
+from init_wg.kernel.walk import attributes, messages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ _PIDS = 1 << 22  # no process number is larger (linux/threads.h: PID_MAX_LIMIT)
 _RECEIVE_BUFFER = 1 << 20
 _SO_RCVBUFFORCE = 33
 _DATAGRAMS_PER_TURN = 256
-_HEADER = struct.Struct("=IHHII")
 
 
 class Author(NamedTuple):
@@ -38,7 +38,7 @@ class Author(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What arrived at once. lost: there was more, and nobody knows what."""
+    """All that arrived at once. lost: there was more, and nobody knows what."""
 
     messages: int
     lost: bool
@@ -102,48 +102,28 @@ def _subscribe(protocol: int, groups: Iterable[int]) -> socket.socket:
 
 def parse(data: bytes) -> tuple[int, list[Author]]:
     """One datagram: how many messages it has, and who made them. Never raises. Pure."""
-    count = offset = 0
+    count = 0
     authors: list[Author] = []
-    while offset + _HEADER.size <= len(data):
-        length, kind, _flags, _sequence, port = _HEADER.unpack_from(data, offset)
-        if length < _HEADER.size:
-            break
+    for kind, _, _, port, payload in messages(data):
         count += 1
         if kind == _NEW_GENERATION:
-            authors.append(_generation_author(data[offset + _HEADER.size + 4 : offset + length]))
+            authors.append(_generation_author(payload))
         elif _RTM_FIRST <= kind < 256 and port:
             # The port of whoever asked for the change. Programs let the kernel choose it: the process number for
             # a first socket, a negative number for further ones.
             authors.append(Author(port if port < _PIDS else 0, ""))
-        offset += (length + 3) & ~3
     return count, authors
 
 
 def deletions(data: bytes) -> int:
     """How many messages of a datagram tell that something was taken away: RTM_DELLINK, ADDR, ROUTE, RULE. Pure."""
-    count = offset = 0
-    while offset + _HEADER.size <= len(data):
-        length, kind = struct.unpack_from("=IH", data, offset)
-        if length < _HEADER.size:
-            break
-        count += kind in (17, 21, 25, 33)
-        offset += (length + 3) & ~3
-    return count
+    return sum(kind in (17, 21, 25, 33) for kind, *_ in messages(data))
 
 
-def _generation_author(data: bytes) -> Author:
-    pid, name, offset = 0, "", 0
-    while offset + 4 <= len(data):
-        length, kind = struct.unpack_from("=HH", data, offset)
-        if length < 4:
-            break
-        value = data[offset + 4 : offset + length]
-        if kind == _GENERATION_PID:
-            pid = int.from_bytes(value, "big")
-        elif kind == _GENERATION_NAME:
-            name = value.split(b"\0", 1)[0].decode(errors="replace")
-        offset += (length + 3) & ~3
-    return Author(pid, name)
+def _generation_author(payload: bytes) -> Author:
+    found = attributes(payload, 4)
+    name = found.get(_GENERATION_NAME, b"").split(b"\0", 1)[0].decode(errors="replace")
+    return Author(int.from_bytes(found.get(_GENERATION_PID, b""), "big"), name)
 
 
 def named(author: Author) -> Author:

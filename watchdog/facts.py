@@ -2,7 +2,7 @@
 
 A fingerprint is six numbers, one for each kind of thing that decides where packets go. It tells whether
 anything changed since the setup was last found right, in about a millisecond; what the right state is, only
-`init_wg` knows. Nothing here is kept between calls, so nothing can be stale.
+`init_wg` knows. It keeps no fact between calls, so that none can be stale.
 """
 
 # Paths as plain strings: pathlib costs a megabyte here, for good.
@@ -20,14 +20,12 @@ from init_wg.kernel.netlink import (
     NETLINK_NETFILTER,
     NETLINK_ROUTE,
     Socket,
-    attribute,
-    attribute_list,
-    attributes,
     generation,
     number,
     text,
 )
 from init_wg.kernel.sealed import TABLE
+from init_wg.kernel.walk import attribute, attribute_list, attributes
 from init_wg.model import server as marks
 from init_wg.model.state import RECORD_TABLE, TUN
 from init_wg.model.wireguard import base64, from_base64, renewal, show_endpoint
@@ -242,7 +240,7 @@ def _reach(peer: Peer) -> tuple[int, str]:
 
 
 def files(path: str) -> int:
-    """What the config files look like from outside: an equal number means that nobody changed them.
+    """The looks of the config files from outside: an equal number means that nobody changed them.
 
     stat(2) follows links, so the symlink swap by which the kubelet updates a Secret shows as other inodes.
     """
@@ -267,7 +265,7 @@ def file(path: str) -> tuple[object, ...]:
 
 
 class Server(NamedTuple):
-    """What the watchdog has to know of a server's file: whose it is, and whom to ask through its tunnel."""
+    """The facts that the watchdog has to know of a server's file: whose it is, and whom to ask through its tunnel."""
 
     name: str
     public_keys: frozenset[str]
@@ -275,7 +273,7 @@ class Server(NamedTuple):
 
 
 def servers(path: str) -> tuple[Server, ...]:
-    """The servers in the order in which they are tried. What cannot be read is init_wg's to complain about."""
+    """The servers in the order in which they are tried. init_wg complains of files that cannot be read."""
     try:
         folder, names = serverfiles.listing(path)
     except NotADirectoryError:

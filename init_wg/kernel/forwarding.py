@@ -9,7 +9,8 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
-from init_wg.kernel.netlink import attribute, attributes, nested, text
+from init_wg.kernel.netlink import nested, text
+from init_wg.kernel.walk import attribute, attributes
 from init_wg.model.state import INET
 
 if TYPE_CHECKING:

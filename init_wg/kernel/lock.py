@@ -4,8 +4,8 @@ The lock is membership of a netlink multicast group of the netfilter subsystem. 
 join it, the kernel lists the members of this network namespace for everybody, and whoever ends has left. So nobody who
 could not change the network anyway can hold it, delay it or leave it behind.
 
-Whoever wants it joins, and then looks: alone, he holds it; else he leaves, waits for a moment of his own, and tries
-again. Of two, the one who looked later had been preceded by the other's joining: never are both alone.
+A process that wants it joins, and then looks: alone, it holds the lock; else it leaves, waits for a moment of its own,
+and tries again. Of two, the one who looked later had been preceded by the other's joining: never are both alone.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import struct
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from init_wg.kernel.netlink import attribute, attributes
+from init_wg.kernel.walk import attribute, attributes
 
 if TYPE_CHECKING:
     from init_wg.kernel.netlink import Socket
@@ -19,7 +19,7 @@ _DESTINATION, _INCOMPLETE = 1, 0x01
 def forget_unresolved(kernel: Socket) -> None:
     """Give up whom nobody has answered for yet, and the packets that wait for that.
 
-    Who sent while there were no rules, past all routes, has made the kernel ask for a far address on the link. It
+    A sender without rules, past all routes, has made the kernel ask for a far address on the link. It
     asks again for some seconds, and so after the rules are back: only the egress gate would hold that then.
     """
     for data in kernel.dump(_GETNEIGH, bytes(12)):

@@ -1,4 +1,4 @@
-"""Netlink itself: a socket that dumps and requests, and the attributes in its messages (linux/netlink.h).
+"""Netlink itself: a socket that dumps and requests (linux/netlink.h).
 
 The standard library's `struct` is enough to read the kernel: a check must be quick, and costs the watchdog and its
 children nothing but this. Links, addresses, routes and rules are encoded elsewhere: see rtchange.
@@ -9,22 +9,20 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import struct
 import sys
 from typing import TYPE_CHECKING, Self
 
 from init_wg.errors import KernelError
+from init_wg.kernel import walk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
 
 NETLINK_ROUTE, NETLINK_NETFILTER, NETLINK_GENERIC = 0, 12, 16
-HEADER = struct.Struct("=IHHII")
 _REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
-_ERROR, _DONE, _DUMP_INTERRUPTED = 0x2, 0x3, 0x10
+_DUMP_INTERRUPTED = 0x10
 _NESTED = 0x8000  # NLA_F_NESTED: without it the kernel refuses an attribute that is made of attributes
-_TYPE = 0x3FFF  # the two highest bits of an attribute's type are flags
 _GET_GENERATION = 10 << 8 | 16  # NFNL_SUBSYS_NFTABLES, NFT_MSG_GETGEN
 _AT_ONCE = 128  # requests: were all of them refused, the answers would still fit into a socket's receive buffer
 
@@ -82,7 +80,7 @@ class Socket:
             for body in batch:
                 self._sequence += 1
                 asked = flags | _REQUEST | (_ACK if self._sequence == last else 0)
-                data += HEADER.pack(HEADER.size + len(body), message_type, asked, self._sequence, 0)
+                data += walk.HEADER.pack(walk.HEADER.size + len(body), message_type, asked, self._sequence, 0)
                 data += body + bytes(-len(body) % 4)
             self._socket.send(data)
             while last not in codes:
@@ -91,22 +89,16 @@ class Socket:
 
     def _send(self, message_type: int, flags: int, body: bytes) -> None:
         self._sequence += 1
-        length = HEADER.size + len(body)
-        self._socket.send(HEADER.pack(length, message_type, flags | _REQUEST, self._sequence, 0) + body)
+        length = walk.HEADER.size + len(body)
+        self._socket.send(walk.HEADER.pack(length, message_type, flags | _REQUEST, self._sequence, 0) + body)
 
     def _receive(self) -> Iterator[tuple[int, int, bytes]]:
         while True:
-            data = self._socket.recv(1 << 18)
-            offset = 0
-            while offset + HEADER.size <= len(data):
-                length, kind, flags, sequence, _ = HEADER.unpack_from(data, offset)
-                payload = data[offset + HEADER.size : offset + length]
-                offset += (length + 3) & ~3
+            for kind, flags, sequence, _, payload in walk.messages(self._socket.recv(1 << 18)):
                 if sequence != self._sequence:
                     continue
-                if kind in (_ERROR, _DONE):
-                    code = -int.from_bytes(payload[:4], sys.byteorder, signed=True) if len(payload) >= 4 else 0
-                    if code:
+                if kind in (walk.ERROR, walk.DONE):
+                    if code := walk.error_number(payload):
                         raise OSError(code, os.strerror(code))
                     return
                 yield kind, flags, payload
@@ -119,42 +111,19 @@ def generation() -> int:
     """
     with Socket(NETLINK_NETFILTER) as kernel:
         answers = kernel.exchange(_GET_GENERATION, bytes(4))
-    return int.from_bytes(attributes(answers[0], 4).get(1, b""), "big") if answers else 0
+    return int.from_bytes(walk.attributes(answers[0], 4).get(1, b""), "big") if answers else 0
 
 
 def _answers(data: bytes) -> Iterator[tuple[int, int]]:
     """(sequence, errno) of each acknowledgement (0) and each error."""
-    offset = 0
-    while offset + HEADER.size <= len(data):
-        length, kind, _, sequence, _ = HEADER.unpack_from(data, offset)
-        if kind == _ERROR:
-            yield sequence, -struct.unpack_from("=i", data, offset + HEADER.size)[0]
-        offset += (length + 3) & ~3
-
-
-def attributes(data: bytes, offset: int = 0) -> dict[int, bytes]:
-    """Type-length-value attributes as a dictionary; of a repeated type the last one."""
-    return dict(attribute_list(data, offset))
-
-
-def attribute_list(data: bytes, offset: int = 0) -> Iterator[tuple[int, bytes]]:
-    """The same in order, for the lists in which every type is equal or means an index."""
-    while offset + 4 <= len(data):
-        length, kind = struct.unpack_from("=HH", data, offset)
-        if length < 4:
-            return
-        yield kind & _TYPE, data[offset + 4 : offset + length]
-        offset += (length + 3) & ~3
-
-
-def attribute(kind: int, value: bytes) -> bytes:
-    """One attribute, padded so that another may follow."""
-    return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
+    for kind, _, sequence, _, payload in walk.messages(data):
+        if kind == walk.ERROR:
+            yield sequence, walk.error_number(payload)
 
 
 def nested(kind: int, *parts: bytes) -> bytes:
     """An attribute that is made of attributes."""
-    return attribute(_NESTED | kind, b"".join(parts))
+    return walk.attribute(_NESTED | kind, b"".join(parts))
 
 
 def number(data: bytes) -> int:

@@ -75,7 +75,7 @@ class Background:
         self.pid, self._output = pid, output
 
     def ended(self) -> str | None:
-        """What it printed, if it has ended; None while it runs."""
+        """Its output, if it has ended; None while it runs."""
         if os.waitpid(self.pid, os.WNOHANG)[0] == 0:
             return None
         return os.pread(self._output, 1 << 16, 0).decode(errors="replace")

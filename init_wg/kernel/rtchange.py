@@ -1,6 +1,6 @@
 """Links, addresses, routes and rules, changed: the one importer of pyroute2, which encodes the messages.
 
-Only its message classes are used, not IPRoute: importing that costs 100 ms instead of 10, it drops keywords that it
+Only its message classes are used, not IPRoute: importing that costs 100 ms instead of 10. It drops keywords that it
 does not know in silence, and its event loop is of no use to a program that does one thing after the other. It is
 imported when there is something to write.
 """
@@ -13,8 +13,9 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from init_wg.errors import KernelError
-from init_wg.kernel.netlink import HEADER, attribute, index, number
+from init_wg.kernel.netlink import index, number
 from init_wg.kernel.rtnetlink import KINDS, NH_ID, ONLINK, PORT_RANGE, RULE_INVERT, bits
+from init_wg.kernel.walk import HEADER, attribute
 from init_wg.model.state import INET, INET6, Address, Route, Rule
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ import socket
 import struct
 from typing import TYPE_CHECKING
 
-from init_wg.kernel.netlink import Socket, attributes, number, text
+from init_wg.kernel.netlink import Socket, number, text
+from init_wg.kernel.walk import attributes
 from init_wg.model.snapshot import Interface, InterfaceAddress, Snapshot
 from init_wg.model.state import DEFAULT, INET, INET6, Address, Route, Rule
 

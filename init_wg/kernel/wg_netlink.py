@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from init_wg.errors import KernelError
 from init_wg.kernel import netlink
-from init_wg.kernel.netlink import attribute, attribute_list, attributes, nested, number
+from init_wg.kernel.netlink import nested, number
+from init_wg.kernel.walk import attribute, attribute_list, attributes
 from init_wg.model.secret import Secret
 from init_wg.model.state import INET, INET6, Device, Peer
 from init_wg.model.wireguard import NO_KEY, Change, Reading, Traffic, base64, from_base64
@@ -113,7 +114,7 @@ def write(name: str, wanted: Change) -> None:
 
 
 def messages(name: str, wanted: Change) -> Iterator[bytes]:
-    """What `write` sends: struct genlmsghdr, the interface's name, and a part of the change in each. Pure.
+    """The messages that `write` sends: struct genlmsghdr, the interface's name, and a part of the change in each. Pure.
 
     Encoded here and not as rtchange encodes: that library's WireGuard module imports its whole package, asyncio
     included, which takes longer than the rest of `up`. A test compares the two, byte for byte.

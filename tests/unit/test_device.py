@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from init_wg.errors import KernelError
-from init_wg.kernel import device, netlink, rtchange, wg_netlink, wg_uapi
+from init_wg.kernel import device, netlink, rtchange, walk, wg_netlink, wg_uapi
 from init_wg.kernel.wg_netlink import _peer as _kernel_peer
 from init_wg.model import wireguard
 from init_wg.model.secret import Secret
@@ -167,15 +167,15 @@ def _pyroute2(name: str, attributes: list[tuple[str, object]]) -> bytes:
     message["cmd"], message["version"] = 1, 1
     message["attrs"] = [("WGDEVICE_A_IFNAME", name), *attributes]
     message.encode()
-    return bytes(message.data[netlink.HEADER.size :])
+    return bytes(message.data[walk.HEADER.size :])
 
 
 @settings(max_examples=60, deadline=None)
 @given(peer=peers)
 def test_any_peer_comes_back_from_the_kernels_language(peer: Peer) -> None:
     (body,) = wg_netlink.messages("wg0", NOTHING._replace(peers=(peer,)))
-    ((_, encoded),) = netlink.attribute_list(netlink.attributes(body, 4)[8])
-    assert _kernel_peer(netlink.attributes(encoded)) == (peer, Traffic(0, 0, 0))
+    ((_, encoded),) = walk.attribute_list(walk.attributes(body, 4)[8])
+    assert _kernel_peer(walk.attributes(encoded)) == (peer, Traffic(0, 0, 0))
 
 
 def test_a_peer_with_thousands_of_networks_is_told_in_parts() -> None:
@@ -185,8 +185,8 @@ def test_a_peer_with_thousands_of_networks_is_told_in_parts() -> None:
     told = []
     for body in bodies:
         assert len(body) < 1 << 16
-        ((_, encoded),) = netlink.attribute_list(netlink.attributes(body, 4)[8])
-        fields = netlink.attributes(encoded)
+        ((_, encoded),) = walk.attribute_list(walk.attributes(body, 4)[8])
+        fields = walk.attributes(encoded)
         told.append((netlink.number(fields[3]), _kernel_peer(fields)[0].allowed_ips))
     assert [flags for flags, _ in told] == [2, 0, 0]
     assert frozenset().union(*(some for _, some in told)) == networks

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from init_wg.kernel import netlink, rtchange, rtnetlink
+from init_wg.kernel import netlink, rtchange, rtnetlink, walk
 from init_wg.model.snapshot import Interface, InterfaceAddress, Snapshot
 from init_wg.model.state import INET, INET6, Address, Route, Rule
 from tests.unit import build
@@ -279,7 +279,7 @@ def test_a_route_is_read_as_alone_whatever_is_beside_it(several: list[Route], or
         rtchange.write_route(socket_of(memory), route, add=True)
     bodies = memory.shown[GETROUTE] * 2
     for body in memory.shown[GETROUTE]:
-        parts = [attribute(*found) for found in netlink.attribute_list(body, 12)]
+        parts = [attribute(*found) for found in walk.attribute_list(body, 12)]
         order.shuffle(parts)
         bodies.append(body[:12] + b"".join(parts))
     memory.shown[GETROUTE] = bodies
@@ -344,7 +344,7 @@ def test_a_changed_link(memory: Memory, mtu: int | None, up: bool | None, expect
     kind, flags, body = memory.told[0]
     assert (kind, flags) == (NEWLINK, 0)  # without NLM_F_CREATE: what is gone is not made anew
     index, up_flag, change = struct.unpack_from("=iII", body, 4)
-    assert (index, up_flag, change, netlink.number(netlink.attributes(body, 16).get(4, b""))) == (7, *expected)
+    assert (index, up_flag, change, netlink.number(walk.attributes(body, 16).get(4, b""))) == (7, *expected)
 
 
 def test_a_deleted_link_is_named_by_its_number(memory: Memory) -> None:
@@ -365,14 +365,14 @@ def test_an_attribute_that_pyroute2_does_not_know_raises(memory: Memory) -> None
 
 def test_attributes_end_where_they_make_no_sense() -> None:
     data = attribute(1, b"a") + attribute(0x8002, b"bcde")  # 0x8000: nested
-    assert netlink.attributes(data) == {1: b"a", 2: b"bcde"}
-    assert netlink.attributes(data + b"\x02\0\0\0" + data) == {1: b"a", 2: b"bcde"}
-    assert list(netlink.attribute_list(attribute(1, b"") * 2)) == [(1, b""), (1, b"")]
+    assert walk.attributes(data) == {1: b"a", 2: b"bcde"}
+    assert walk.attributes(data + b"\x02\0\0\0" + data) == {1: b"a", 2: b"bcde"}
+    assert list(walk.attribute_list(attribute(1, b"") * 2)) == [(1, b""), (1, b"")]
 
 
 @given(data=st.binary(max_size=64))
 def test_any_bytes_are_read_to_an_end(data: bytes) -> None:
-    assert len(list(netlink.attribute_list(data))) <= 16
+    assert len(list(walk.attribute_list(data))) <= 16
 
 
 class Kernel:
@@ -391,13 +391,13 @@ class Kernel:
         data = bytes(data)
         assert not self.answers, "nothing is sent before all is answered"
         while data:
-            length, _, flags, sequence, _ = netlink.HEADER.unpack_from(data)
-            body, data = data[netlink.HEADER.size : length], data[(length + 3) & ~3 :]
+            length, _, flags, sequence, _ = walk.HEADER.unpack_from(data)
+            body, data = data[walk.HEADER.size : length], data[(length + 3) & ~3 :]
             self.got.append(body)
             code = self.refused.get(body, 0)
             if code or flags & 4:  # NLM_F_ACK
                 error = struct.pack("=i", -code) + bytes(16)
-                self.answers.append(netlink.HEADER.pack(netlink.HEADER.size + len(error), 2, 0, sequence, 0) + error)
+                self.answers.append(walk.HEADER.pack(walk.HEADER.size + len(error), 2, 0, sequence, 0) + error)
 
     def recv(self, size: int) -> bytes:
         return self.answers.pop(0)  # IndexError: the real one would wait for ever

@@ -22,7 +22,7 @@ from wgconfig import WGConfig
 
 from init_wg.config import syntax
 from init_wg.kernel import rtchange, rtnetlink
-from init_wg.kernel.netlink import HEADER
+from init_wg.kernel.walk import HEADER
 from init_wg.model import networks
 from init_wg.model.state import INET, INET6, Address, Route, Rule
 from init_wg.model.wireguard import base64
