@@ -68,7 +68,7 @@ USAGE = (
 
 
 def usage(command: str) -> str:
-    """What `init-wg COMMAND --help` prints."""
+    """The text that `init-wg COMMAND --help` prints."""
     told = [
         f"usage: init-wg {form}\n\n{words}\n\n"
         for name, (form, words) in COMMANDS.items()

@@ -1,4 +1,4 @@
-"""What can go wrong, and the exit code that says so.
+"""Each way to fail, and the exit code that says so.
 
 The exit codes are an API: the watchdog, `kubectl describe` and people's scripts rely on them.
 """

@@ -39,7 +39,7 @@ def _line(level: str, message: str) -> str:
 
 
 def relay(text: str) -> None:
-    """Write what is a line already: a child's. Whoever reads the log may sleep or go, its disk be full: work goes on.
+    """Write what is a line already: a child's. The reader of the log may sleep or go, its disk be full: work goes on.
 
     Lines that nobody takes are dropped and counted; the next one that is taken comes after a line that says how many.
     """
@@ -83,20 +83,20 @@ def _write_stand_in(data: bytes) -> bool:
 
 
 def debug(message: str) -> None:
-    """What helps to follow a run step by step."""
+    """Details that help to follow a run step by step."""
     log("debug", message)
 
 
 def info(message: str) -> None:
-    """What happened, for whoever reads the log later."""
+    """An event, for those who read the log later."""
     log("info", message)
 
 
 def warning(message: str) -> None:
-    """What works but should be changed, or is about to stop working."""
+    """A thing that works but should be changed, or is about to stop working."""
     log("warning", message)
 
 
 def error(message: str) -> None:
-    """What failed, where, and what to do: the last line of a run that failed."""
+    """The failure, its place and its remedy: the last line of a run that failed."""
     log("error", message)

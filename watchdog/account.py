@@ -1,4 +1,4 @@
-"""What the watchdog says of itself: the reason at :9999, the log's line when it turns, and what /status is made of."""
+"""All that the watchdog says of itself: the reason at :9999, the log's line when it turns, and the facts of /status."""
 
 from __future__ import annotations
 

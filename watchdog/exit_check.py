@@ -1,4 +1,4 @@
-"""From where does the world see us? What the answers of `watchdog.verify` mean, one after the other. Pure.
+"""From where does the world see us? The answers of `watchdog.verify` are judged, one after the other. Pure.
 
 One failure may be the asked server's own. As with a probe of Kubernetes, only so many in a row count: then the tunnel
 has failed, and stays failed until a check has passed.

@@ -48,7 +48,7 @@ class Incidents:
                 self._authors[author.pid] = named(author).name or self._authors.get(author.pid, "")
 
     def dismissed(self) -> None:
-        """Nothing that matters has changed."""
+        """No change that matters has come."""
         self._noticed = None
         self._authors.clear()
 

@@ -9,8 +9,8 @@
   account       what is said of all that, at :9999 and in the log
 
 When all is well it wakes once a second: it reads the device (for the verdict, and because WireGuard announces no
-change of its own); every third second it asks the peer a question, if nothing was heard; every second second it
-looks at the config files; every fifth it compares the fingerprint. Nothing else, but for the kernel's events and
+change of its own). Every third second it asks the peer a question, if nothing was heard; every second second it
+looks at the config files; every fifth it compares the fingerprint. It does no more, but for the kernel's events and
 for those who ask at :9999.
 """
 
@@ -63,7 +63,7 @@ class Keeper:
         self._wake: Timer | None = None
 
     def start(self) -> None:
-        """Open everything, and begin. What cannot be opened is said, and tried again; repairs matter more."""
+        """Open everything, and begin. A part that cannot be opened is logged, and tried again; repairs matter more."""
         self._account.open()
         self._parts.drift.open()
         self._tick()

@@ -1,4 +1,4 @@
-"""What this process may use and give away: file descriptors in the face of clients, and no core dump."""
+"""The resources that this process may use and give away: file descriptors in the face of clients, and no core dump."""
 
 from __future__ import annotations
 

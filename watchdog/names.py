@@ -1,4 +1,4 @@
-"""Who answers the pod's DNS queries: the forwarder, and whether queries are led to it."""
+"""The answers to the pod's DNS queries: the forwarder, and whether queries are led to it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Facts over time -> is the tunnel alive? Pure: no clock, no socket, no file.
 
-What a WireGuard peer owes us (https://www.wireguard.com/papers/wireguard.pdf, sections 6.1 to 6.5, and
+The duties of a WireGuard peer (https://www.wireguard.com/papers/wireguard.pdf, sections 6.1 to 6.5, and
 drivers/net/wireguard/messages.h):
 
     REKEY_TIMEOUT       5 s   an unanswered handshake is sent again
@@ -56,7 +56,7 @@ class PeerFacts(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What to think of the tunnel, and why, in words for people ("" when it is healthy)."""
+    """The state of the tunnel, and why, in words for people ("" when it is healthy)."""
 
     state: str
     reason: str

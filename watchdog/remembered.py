@@ -1,6 +1,6 @@
 """The server's file that works, kept in memory: repairs go on while the one on disk is wrong.
 
-In an anonymous memory file, which nobody without this process's own privileges can open, and which ends with it;
+In an anonymous memory file, which nobody without this process's own privileges can open, and which ends with it. It is
 copied by the kernel, so that the key is never in this program's own memory.
 """
 

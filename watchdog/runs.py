@@ -29,7 +29,7 @@ TIMEOUT, PER_SERVER = 60.0, 10.0
 
 class Runs:
     """At most one at a time. server: tells the name of the one that is set up now; `ended` is called in the loop after
-    each, with whether it worked; None when the file on disk turned out to be bad, and nothing was done."""
+    each, with whether it worked. A None says that the file on disk turned out to be bad, and no change was made."""
 
     def __init__(
         self,

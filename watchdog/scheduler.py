@@ -1,7 +1,7 @@
-"""What to run, and when: the watchdog's decisions. Pure: told what happened, it answers what is due.
+"""The next run, and its time: the watchdog's decisions. Pure: told what happened, it answers what is due.
 
 One run of `init_wg` at a time. A run that changed something is followed by another one: only a run that found
-everything right, between two equal fingerprints, settles the matter. What happens during a run cannot be told
+everything right, between two equal fingerprints, settles the matter. A change during a run cannot be told
 apart from what the run does, and so needs no telling apart: the fingerprints differ, and the next run looks.
 """
 
@@ -180,7 +180,7 @@ class Policy:
 
     @property
     def idle(self) -> bool:
-        """Nothing runs, and nothing is due."""
+        """No run is under way, and none is due."""
         return self.running is None and not self._due
 
     @property

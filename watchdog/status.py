@@ -1,4 +1,4 @@
-"""What people are told: why the VPN is not active, why a run failed, and /status as JSON. Pure."""
+"""The words for people: why the VPN is not active, why a run failed, and /status as JSON. Pure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Status(NamedTuple):
-    """What the watchdog knows at one moment; the rest of what the pages say, the kernel knows."""
+    """All that the watchdog knows at one moment; the rest of what the pages say, the kernel knows."""
 
     reason: str  # why the VPN is not active, "" when it is
     verdict: str
@@ -67,7 +67,7 @@ def reason(
 
 
 def trying(run: Run | None, servers: tuple[str, ...]) -> str:
-    """What is being done about a dead peer, as the end of a sentence; "" when it is nothing to speak of."""
+    """The remedy for a dead peer, as the end of a sentence; "" when it is nothing to speak of."""
     if run is None or run.server not in servers or len(servers) < 2:
         return ""
     return f"; trying server {servers.index(run.server) + 1} of {len(servers)}"

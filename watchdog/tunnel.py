@@ -74,7 +74,7 @@ class Tunnel:
         return facts.settings_number(before) != settings
 
     def judge(self, now: float) -> tuple[Verdict, Verdict]:
-        """What was thought of the peer before, and what is thought of it now; ask it a question if one is due."""
+        """The verdict on the peer before, and the present one; ask it a question if one is due."""
         peer = facts.carrier(self.reading)
         before, self.verdict = self.verdict, self._health.look(now, time.time(), peer)
         self._watch_the_key(self._contention.look(now, peer), peer)

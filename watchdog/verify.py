@@ -28,7 +28,7 @@ _DNS_TIMEOUT = 3
 
 
 def judge(answer: str, expected: str) -> tuple[bool, str]:
-    """What an answer means: whether it is fine, and a sentence. Pure.
+    """The meaning of an answer: whether it is fine, and a sentence. Pure.
 
     Mullvad's JSON says itself whether the exit is one of theirs. Any other answer has to be, or to contain as
     "ip", an address: the expected one if there is one, else any public one.

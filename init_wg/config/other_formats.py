@@ -1,4 +1,4 @@
-"""What a file is that is no WireGuard configuration: the sentence for people who have one of those.
+"""Names a file that is no WireGuard configuration: the sentence for people who have one of those.
 
 Loaded only when a file could not be read as what it should be, and never a reason to refuse one that could.
 No sentence repeats the text: any of it may be a key.

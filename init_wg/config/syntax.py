@@ -117,7 +117,7 @@ def sections(text: str, file: str) -> tuple[Section, list[Section], dict[str, li
 
 
 def addresses(text: str, file: str) -> list[Item]:
-    """What a .address file lists: addresses, by line or with commas between."""
+    """The contents of a .address file: addresses, by line or with commas between."""
     found = [
         _read(Item(part, line), "Address", file)
         for line, content in lines(text)

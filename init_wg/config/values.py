@@ -29,7 +29,7 @@ LEAST_MTU = 576
 
 
 class BadValueError(ValueError):
-    """What is wrong with a value and what to do, as the rest of a sentence that begins with its key."""
+    """The mistake in a value and its remedy, as the rest of a sentence that begins with its key."""
 
 
 def key(text: str) -> str:

@@ -1,1 +1,1 @@
-"""What must be there, and in which order it comes about. Pure."""
+"""The state that must be there, and the order in which it comes about. Pure."""

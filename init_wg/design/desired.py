@@ -63,7 +63,7 @@ MINIMUM_IPV6_MTU = 1280  # RFC 8200, section 5
 
 
 class Circumstances(NamedTuple):
-    """What is known only at run time.
+    """The facts that are known only at run time.
 
     kind: the interface to want, "wireguard" or "tun". endpoints: public key -> address and port, resolved.
     families: those that the pod's kernel has switched on. gate, routed: the kernel has the egress hook, and
@@ -96,7 +96,7 @@ def state(settings: Settings, tunnel: Tunnel, pod: Pod, now: Circumstances) -> S
 
 
 def nothing(have: State) -> State:
-    """What is left when all that is ours is taken away."""
+    """The state that is left when all that is ours is taken away."""
     ours = (PREFERENCE_NAMES, PREFERENCE_REPLY, PREFERENCE_MAIN, PREFERENCE_TUNNEL)
     return State(
         interfaces=(),
@@ -108,7 +108,7 @@ def nothing(have: State) -> State:
 
 
 def policy(settings: Settings, tunnel: Tunnel, pod: Pod, now: Circumstances) -> Policy:
-    """What the kill-switch's text depends on. IPv6 stays closed where the tunnel has no IPv6 address."""
+    """All that the kill-switch's text depends on. IPv6 stays closed where the tunnel has no IPv6 address."""
     on_link = ("fe80::/10", *_on_link(pod))
     neighbours = ("ff02::/16", *on_link, *_without_gateway(pod, now))
     return Policy(
@@ -170,7 +170,7 @@ def _overhead(endpoints: dict[str, tuple[str, int]]) -> int:
 
 
 def mtu_notice(tunnel: Tunnel, pod: Pod, kind: str, endpoints: dict[str, tuple[str, int]]) -> str | None:
-    """What to say of a tunnel's packets that do not fit the uplink; None when they do."""
+    """A sentence about a tunnel's packets that do not fit the uplink; None when they do."""
     overhead = _overhead(endpoints)
     mtu = _mtu(tunnel, pod, kind, endpoints)
     if mtu + overhead <= pod.mtu:

@@ -89,7 +89,7 @@ def asked(settings: Settings, pod: ResolvConf) -> tuple[str, ...]:
 def forwarder(
     names: Names, pod: ResolvConf, domain: str | None, reverse: Iterable[str], search: Iterable[str] = ()
 ) -> tuple[str, ...]:
-    """dnsmasq's command line. Nothing is read from files, nothing is written, and it stays in the foreground.
+    """dnsmasq's command line. It reads no files, writes none, and stays in the foreground.
 
     search: the tunnel's own domains, whose names are never the cluster's.
     """
@@ -158,7 +158,7 @@ def _domain(pod: ResolvConf) -> str:
 
 
 def is_address(text: str) -> bool:
-    """An address, rather than a name? None with a zone (%eth0): no rule can say it."""
+    """An address, rather than a name? An address with a zone (%eth0) is none: no rule can say it."""
     try:
         ip_address(text)
     except ValueError:

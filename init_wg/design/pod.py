@@ -39,8 +39,8 @@ _METRICS = (METRIC_NETWORK, METRIC_ADDRESS, METRIC_ANNOUNCED)  # in the order of
 
 
 class Origin(NamedTuple):
-    """What the pod had when it was first set up: the destinations of the uplink's routes, its addresses, and the IPv6
-    prefixes that a router had advertised. What a neighbour advertises later opens nothing."""
+    """The pod's networks and addresses when it was first set up: the destinations of the uplink's routes, its
+    addresses, and the IPv6 prefixes that a router had advertised. A neighbour's later advertisement opens nothing."""
 
     networks: tuple[str, ...]
     addresses: tuple[str, ...]
@@ -48,7 +48,7 @@ class Origin(NamedTuple):
 
 
 class Pod(NamedTuple):
-    """What the tunnel is built on.
+    """The ground on which the tunnel is built.
 
     uplink, mtu: the interface of the main table's best default route, and its MTU in bytes.
     links: every interface but the loopback and the tunnel.

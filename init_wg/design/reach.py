@@ -70,7 +70,7 @@ def _peer_of(tunnel: Tunnel, address: Address) -> Peer | None:
 
 
 def notes(tunnel: Tunnel, bypass: Iterable[str] | None) -> Iterator[str]:
-    """What will not be reached, in sentences. bypass: the networks beside the tunnel; None: not known here."""
+    """All that will not be reached, in sentences. bypass: the networks beside the tunnel; None: not known here."""
     usable = resolvers(tunnel)
     lost = [str(address) for address in tunnel.dns if address not in usable]
     if lost:

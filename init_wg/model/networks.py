@@ -91,7 +91,7 @@ def merge(intervals: Iterable[Interval]) -> list[Interval]:
 
 
 def subtract(intervals: Iterable[Interval], holes: Iterable[Interval]) -> list[Interval]:
-    """What is left of the intervals without the holes: sorted and disjoint."""
+    """The rest of the intervals without the holes: sorted and disjoint."""
     left: list[Interval] = []
     cuts = merge(holes)
     for version, start, last in merge(intervals):

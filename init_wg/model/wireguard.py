@@ -18,7 +18,7 @@ NO_KEY = b2a_base64(bytes(32), newline=False).decode()
 
 
 class Traffic(NamedTuple):
-    """What a peer's session looks like: its last handshake in Unix seconds (0: never), bytes each way."""
+    """The outside of a peer's session: its last handshake in Unix seconds (0: never), bytes each way."""
 
     latest_handshake: float
     received_bytes: int
@@ -37,9 +37,10 @@ class Reading(NamedTuple):
 
 
 class Change(NamedTuple):
-    """What to tell a device so that it becomes another: only differences, so that sessions survive.
+    """The message to a device so that it becomes another: only differences, so that sessions survive.
 
-    None means "leave it"; `peers` are set whole; `removed` are public keys; `keepalives` are public keys and seconds.
+    A field of None means "leave it"; `peers` are set whole; `removed` are public keys; `keepalives` are public keys
+    and seconds.
     The order of the fields is the order on the wire: the mark is there before the first peer, or the first handshake
     would leave unmarked, be refused by the kill-switch and not be tried again for REKEY_TIMEOUT, 5 s. A key in both
     `removed` and `peers` is a peer that is set anew: it forgets its session, and when it last began a handshake.

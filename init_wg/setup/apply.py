@@ -41,7 +41,7 @@ class NoKernelWireGuardError(Exception):
 
 
 def run(kernel: netlink.Socket, settings: Settings, step: Step) -> None:
-    """Carry out one step. What is already there, or already gone, is not an error: the next look decides.
+    """Carry out one step. A thing that is already there, or already gone, is no error: the next look decides.
 
     Raises KernelError, and NoKernelWireGuardError before anything of wg0 was changed.
     """

@@ -79,7 +79,7 @@ def down(settings: Settings) -> None:
 
 
 def compare(settings: Settings, seen: Observation) -> tuple[Tunnel, Comparison]:
-    """What differs from the server that is set up (or the first one), without changing anything."""
+    """All that differs from the server that is set up (or the first one), without changing anything."""
     files = _load(settings.config)
     settings = input_ports.extended(settings, seen.state.ruleset)
     tunnel = _order(files, seen.state, settings.interface, None)[0]

@@ -45,7 +45,7 @@ def known(settings: Settings, tunnel: Tunnel, have: State) -> Addresses:
 
 
 def candidates(settings: Settings, tunnel: Tunnel, seen: Observation, *, ask_again: bool) -> list[Addresses]:
-    """What to try in turn: one set of endpoints, or one for each address that a peer's name has.
+    """The endpoints to try in turn: one set of endpoints, or one for each address that a peer's name has.
 
     A name is not asked again while its peer's session lives, unless `ask_again`: that would change nothing but
     open a hole. An address that is in use already comes first. Raises HandshakeError when there is none.

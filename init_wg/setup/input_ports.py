@@ -1,6 +1,6 @@
 """VPN_INPUT_PORTS_FILE: the ports that a provider forwards to the pod, where they are only known at run time.
 
-Whoever asks the provider (a NAT-PMP client, say) writes them there, one for each line; the watchdog sees it.
+A client of the provider (NAT-PMP, say) writes them there, one for each line; the watchdog sees it.
 """
 
 from __future__ import annotations

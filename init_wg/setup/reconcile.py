@@ -33,7 +33,7 @@ BULK = 64
 
 
 class Goal(NamedTuple):
-    """What to reconcile with: the settings, one server, and its peers' endpoints by public key, as addresses."""
+    """The aim of a reconciliation: the settings, one server, and its peers' endpoints by public key, as addresses."""
 
     settings: Settings
     tunnel: Tunnel
@@ -109,7 +109,7 @@ def _apply(kernel: netlink.Socket, settings: Settings, steps: tuple[Step, ...]) 
 
 
 def compare(goal: Goal, seen: Observation, kind: str, hole: Hole | None = None) -> Comparison:
-    """What is there against what should be, for an interface of this kind."""
+    """The present state against the wanted one, for an interface of this kind."""
     settings, tunnel = goal.settings, goal.tunnel
     own = seen.state.interface(settings.interface)
     new = {a.address for a in (own.addresses if own else ())}.isdisjoint(str(a.ip) for a in tunnel.addresses)

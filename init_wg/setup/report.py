@@ -1,4 +1,4 @@
-"""What people and programs are shown: status as text and JSON, and what a file would set up. Never a key but
+"""The output for people and programs: status as text and JSON, and what a file would set up. Never a key but
 the public ones."""
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def as_text(facts: dict[str, Any]) -> str:
 
 
 def preview(tunnel: Tunnel) -> str:
-    """What a file would set up."""
+    """All that a file would set up."""
     resolvers = ", ".join(map(str, reach.resolvers(tunnel)))
     lines = [
         f"{tunnel.path}: right",

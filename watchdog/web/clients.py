@@ -1,4 +1,4 @@
-"""Who is connected, and how much is kept for them: how many there may be, and who has to go first."""
+"""The clients that are connected, and how much is kept for them: how many there may be, and who has to go first."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Clients:
             self.account(client)
 
     def account(self, client: Client) -> None:
-        """What is kept for this client has changed. When it is too much for all, who has made us keep it longest goes.
+        """The memory kept for this client has changed. When it is too much for all, who made us keep it longest goes.
 
         Answers of one page share its bytes, and are counted for each.
         """

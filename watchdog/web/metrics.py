@@ -46,7 +46,7 @@ class PeerMetrics(NamedTuple):
 
 
 class Values(NamedTuple):
-    """Everything that is exported, at one moment. sealed and refused: None when the kernel does not say."""
+    """Everything that is exported, at one moment. sealed and refused are None when the kernel does not say."""
 
     version: str
     python: str

@@ -1,6 +1,6 @@
 """HTTP/1.x requests: bytes in, what they ask for out. No I/O (RFC 9112).
 
-A server that answers five short GETs needs no body, no chunks and no trailers. Whoever sends one gets his answer,
+A server that answers five short GETs needs no body, no chunks and no trailers. A client that sends one gets an answer,
 and then the connection ends: where the next request would start is then nobody's guess.
 """
 
@@ -17,7 +17,7 @@ _CONTROLS = bytes([*range(9), *range(10, 32), 127])
 
 
 class Request(NamedTuple):
-    """What a client asked. status: 200, or why it cannot be understood (400, 414, 431, 501, 505)."""
+    """The request of a client. status: 200, or why it cannot be understood (400, 414, 431, 501, 505)."""
 
     status: int
     method: bytes

@@ -1,9 +1,8 @@
 """:9999 for everyone who asks: the kubelet, Prometheus, people. Part of the watchdog's one loop, and its last part.
 
-What a client can do to others is limited here: how many connections there are (the one that has been without a
-finished request for the longest goes first), how long one may be idle, how long a request may take to arrive, how long
-an answer may wait to be taken, and how much of all that may be kept. No client can make it wait, and none can make it
-grow.
+The harm that a client can do to others is limited here. There are only so many connections; the one that has been
+without a finished request for the longest goes first. A connection may be idle, a request may arrive, and an answer may
+wait to be taken only for so long, and only so much of all that is kept. No client can make it wait or grow.
 
 All clients are behind one epoll of their own, which the loop looks at after everything else, and for a few milliseconds
 at a time: an event of the kernel or a child that ends waits no longer than that, however many clients ask for more.

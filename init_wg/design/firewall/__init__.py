@@ -1,1 +1,1 @@
-"""What may leave the pod: the policy, and its text."""
+"""The packets that may leave the pod: the policy, and its text."""
