@@ -7,7 +7,7 @@ def call(name: str, *arguments: int) -> bool:
     """Call a function with whole numbers. False where the C library has no such function.
 
     By what lies under `ctypes`: that module and `sysconfig`, which it imports since Python 3.14, define types of C for
-    0.3 to 0.5 MiB, and the watchdog would keep them for three calls at its start.
+    0.3 to 0.5 MiB. The watchdog would keep them for three calls at its start.
     """
     try:
         import _ctypes
