@@ -186,7 +186,7 @@ def _older(ruleset: str) -> tuple[int, ...]:
 
 
 def egress_gate(settings: Settings, pod: Pod, ruleset: str) -> tuple[bool, bool]:
-    """What of the egress gate the kernel has. A gate that is in place and whole proves it; else ask."""
+    """The parts of the egress gate that the kernel has. A gate that is in place and whole proves it; else ask."""
     if not settings.kill_switch:
         return False, False
     found = killswitch.has_gate(ruleset)
