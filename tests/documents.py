@@ -11,8 +11,12 @@ ROOT = Path(__file__).parents[1]
 CONFIGURATION = ROOT / "docs/configuration.md"
 CHART = ROOT / "charts/init-wg"
 #: In k8s/ the source, in the chart a copy: a chart is packaged with what lies in its own folder.
-INJECTION = {ROOT / f"k8s/injection/{name}.yaml": CHART / f"files/injection/{name}.yaml"
-             for name in ("inject", "refuse", "required", "advise")}  # fmt: skip
+COPIED = {"injection": ("inject", "refuse", "required", "advise"), "monitoring": ("podmonitor", "rules")}
+COPIES = {
+    ROOT / f"k8s/{folder}/{name}.yaml": CHART / f"files/{folder}/{name}.yaml"
+    for folder, names in COPIED.items()
+    for name in names
+}
 FLUX_EXAMPLE = CHART / "examples/flux/helm-release.yaml"
 FLUX = """\
 # Made by `make docs` of k8s/component, whose addition to a pod is the patch. CHANGE the chart and the name.
@@ -121,5 +125,5 @@ if __name__ == "__main__":
     CONFIGURATION.write_text(configuration())
     (CHART / "README.md").write_text(chart())
     FLUX_EXAMPLE.write_text(flux())
-    for source, copy in INJECTION.items():
+    for source, copy in COPIES.items():
         copy.write_text(source.read_text())

@@ -18,7 +18,7 @@ from init_wg.config import settings as program
 from init_wg.errors import ConfigError
 from tests import documents
 from tests.chart.generate import accepted
-from tests.chart.helm import CHART, RefusedError, Rendered, ask, render
+from tests.chart.helm import CHART, VERSIONS, RefusedError, Rendered, ask, render
 from tests.containers import manifests
 from tests.containers.manifests import K8S, ROOT, parse, pod_spec
 
@@ -83,6 +83,7 @@ GOOD: dict[str, dict[str, Any]] = {
         }
     },
     "everything": {**WORKLOAD, **POLICY, "injection": {"enabled": True}},
+    "monitoring": {"monitoring": {"enabled": True, "labels": {"release": "prometheus"}}},
     "bitnami": {"snippet": "bitnami"},
     "app-template": {"snippet": "app-template", "implementation": "userspace"},
     "as a dependency": {"global": {"anything": {"goes": 1}}},
@@ -202,9 +203,16 @@ def test_injection_reads_its_settings_where_the_release_is() -> None:
     assert namespaces == {settings_["metadata"]["namespace"]} == {"tunnelled"}
 
 
+def test_monitoring_is_that_of_k8s() -> None:
+    made = render({"monitoring": {"enabled": True, "labels": {"release": "prometheus"}}}, versions=())
+    for kind, file in (("PodMonitor", "podmonitor"), ("PrometheusRule", "rules")):
+        assert made.one(kind)["spec"] == manifests.load(f"monitoring/{file}.yaml")["spec"]
+        assert made.one(kind)["metadata"]["labels"]["release"] == "prometheus"
+
+
 def test_the_copies_are_copies() -> None:
     """`make docs` writes them."""
-    for source, copy in documents.INJECTION.items():
+    for source, copy in documents.COPIES.items():
         assert copy.read_text() == source.read_text()
     assert (CHART / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
 
@@ -275,7 +283,9 @@ def test_the_schema_knows_every_value() -> None:
 def test_good_values(name: str) -> None:
     """Each renders, and Kubernetes takes it; without injection also the oldest one."""
     values = GOOD[name]
-    made = injected(values) if "injection" in values else render(values)
+    # The operator's kinds are in no Kubernetes' schemas.
+    versions = () if "monitoring" in values else (INJECTED,) if "injection" in values else VERSIONS
+    made = render(values, versions=versions)
     assert made.problems == []
     # A value that does nothing would be a promise that is not kept.
     assert name in ("nothing", "as a dependency") or made.texts != render(versions=()).texts
@@ -298,7 +308,8 @@ def test_what_the_schema_accepts_renders(values: dict[str, Any]) -> None:
     workload_ = values.setdefault("workload", {})
     workload_["enabled"] = True
     values["snippet"] = ""
-    values.setdefault("injection", {})["enabled"] = False
+    for cluster_wide in ("injection", "monitoring"):
+        values.setdefault(cluster_wide, {})["enabled"] = False
     try:
         made = render(values)
     except RefusedError as refused:
