@@ -25,6 +25,7 @@ def series(name: str, **labels: str) -> str:
 
 
 SEEN = series("up", job="default/init-wg")
+CONTENTION = series("init_wg_key_contention")
 SEALED, UP, REFUSED = (series(f"init_wg_{name}") for name in ("sealed", "up", "configuration_refused"))
 REPAIRS = series("init_wg_repairs_total", reason="rules")
 OTHER_REPAIRS = series("init_wg_repairs_total", reason="config")
@@ -36,6 +37,7 @@ HANDSHAKE, OTHER_HANDSHAKE = (
 #: An hour in which all is well. promtool's time begins at 0, and so do the handshakes; the second peer is never there.
 HEALTHY = {
     SEEN: f"1x{HOUR}",
+    CONTENTION: f"0x{HOUR}",
     SEALED: f"1x{HOUR}",
     UP: f"1x{HOUR}",
     REFUSED: f"0x{HOUR}",
@@ -72,6 +74,8 @@ CASES = {
     "one run fails": Case("InitWgRepairsFail", {FAILED_REPAIRS: f"0x20 1x{HOUR}"}, None),
     "a wrong file": Case("InitWgConfigurationRefused", {REFUSED: f"0x20 1x{HOUR}"}, 8),
     "a wrong file, corrected": Case("InitWgConfigurationRefused", {REFUSED: f"0x20 1x2 0x{HOUR}"}, None),
+    "two pods, one key": Case("InitWgKeyContention", {CONTENTION: f"0x20 1x{HOUR}"}, 6),
+    "a key of its own": Case("InitWgKeyContention", {}, None),
     "the wrong exit": Case("InitWgExitCheckFailed", {FAILED: f"0x20 0+1x{HOUR}"}, 9),
     "a check that failed once": Case("InitWgExitCheckFailed", {FAILED: f"0x20 1x{HOUR}"}, None),
 }
