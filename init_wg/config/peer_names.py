@@ -12,7 +12,7 @@ _REST = _FIRST | frozenset("_.-")
 
 
 class BadNameError(ValueError):
-    """What is wrong with a list of names, as the rest of a sentence that begins with where it stands."""
+    """The mistake in a list of names, as the rest of a sentence that begins with where it stands."""
 
 
 def parse(text: str) -> tuple[str, ...]:

@@ -33,8 +33,9 @@ _WIDEST6, _NARROWEST6 = (
 class ServerSettings(NamedTuple):
     """Validated. Networks are without host bits; keepalive is in seconds, 0 is off.
 
-    peers: None where PEERS is not set. url: "" none, "auto", or a host without brackets. subnet6: "auto", "none" or a
-    network. peer_dns: None is the server itself. behind: by the end of the variable's name, see `networks_behind`.
+    peers: absent (None) where PEERS is not set. url: "" none, "auto", or a host without brackets. subnet6: "auto",
+    "none" or a network. peer_dns: the server itself is None. behind: by the end of the variable's name, see
+    `networks_behind`.
     """
 
     peers: tuple[str, ...] | None

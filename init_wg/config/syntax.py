@@ -2,8 +2,8 @@
 
 wgconfig splits keys, values and sections. It is lenient in silence (it skips a section behind a byte order
 mark, takes junk for keys, lets one peer overwrite another), so it never sees the file itself. A strict scan
-decides first what each line is, and refuses what it does not understand; wgconfig gets the plain text of
-that; and what it makes of it must be what the scan saw.
+decides first what each line is, and refuses what it does not understand. wgconfig gets the plain text of
+that. Its result must be what the scan saw.
 """
 
 # No `from __future__ import annotations`, of which NamedTuple would compile every annotation.

@@ -1,4 +1,4 @@
-"""What may leave the pod, as nftables text: the file a security reviewer reads.
+"""The packets that may leave the pod, as nftables text: the file a security reviewer reads.
 
 Pure text, in nft's own spelling, so that `nft --stateless list` returns it byte for byte and drift is text
 inequality. The spellings are those that every nft from 1.0.6 on prints alike: later ones turn `priority -105` into

@@ -29,8 +29,9 @@ class Names(NamedTuple):
 
 
 class Policy(NamedTuple):
-    """All that the rules depend on. names: None leaves every query where its sender aimed it; asked: resolvers that
-    may be asked on the uplink then. Addresses and networks are text; networks are sorted and disjoint.
+    """All that the rules depend on. names: without one (None), every query stays where its sender aimed it;
+    asked: resolvers that may be asked on the uplink then. Addresses and networks are text; networks are sorted and
+    disjoint.
 
     links: every interface but the loopback and the tunnel; the gate watches them (none: no egress hook).
     routed: the gate can ask whether a packet was routed.

@@ -1,4 +1,4 @@
-"""What a server forwards for its peers, as nftables text. Pure, and spelled as nft prints it: see killswitch.
+"""The packets that a server forwards for its peers, as nftables text, spelled as nft prints it: see killswitch. Pure.
 
 The same two tables as the kill-switch has, under the same names: a pod is sealed by the one, and opened by either.
 

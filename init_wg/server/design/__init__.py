@@ -1,1 +1,1 @@
-"""What server mode sets up, and what its volume holds; pure."""
+"""The set-up of server mode, and what its volume holds; pure."""

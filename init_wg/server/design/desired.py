@@ -56,7 +56,7 @@ _IIFNAME, _PROHIBIT = 3, 8  # FRA_IIFNAME, FR_ACT_PROHIBIT (linux/fib_rules.h)
 
 
 class Circumstances(NamedTuple):
-    """What is known only at run time.
+    """Facts that are known only at run time.
 
     kind: the interface to want. families: those that the kernel has switched on. gate, routed: see policy.
     nameservers: the pod's. forwards6: the kernel forwards IPv6, which only a sysctl from outside switches on.
@@ -192,7 +192,7 @@ def policy(
     pod: Pod,
     now: Circumstances,
 ) -> served.Served:
-    """What the ruleset's text depends on."""
+    """All that the ruleset's text depends on."""
     own = [network[SERVER_NUMBER] for network in within if family(network) in now.families]
     everywhere = (*within, *(network for several in sites.values() for network in several))
     return served.Served(

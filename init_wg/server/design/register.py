@@ -1,4 +1,4 @@
-"""Who the server is and who its peers are: all that is kept, and how it may change. Pure.
+"""The server's identity and its peers': all that is kept, and how it may change. Pure.
 
 Three promises. A key never changes. A number (and with it an address) is never given to a second peer. A name that
 comes back gets what it had; only `without` destroys keys.
