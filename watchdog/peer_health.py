@@ -128,10 +128,12 @@ class Health:
     def _compare(self, now: float, known: PeerFacts, peer: PeerFacts) -> None:
         if now - self._looked > LONGEST_GAP:
             self._resume(now)
-        if peer.last_handshake not in (0, known.last_handshake):
+        shaken = peer.last_handshake not in (0, known.last_handshake)
+        if shaken:
             self._handshake = now
         if peer.received != known.received:
-            if self._question is not None and now - self._question >= DEAF_AFTER:
+            # With a new handshake it says only that the peer was away, or its session.
+            if self._question is not None and now - self._question >= DEAF_AFTER and not shaken:
                 self.answers_at_once = False
             self._heard, self._sent = now, None
             self._question, self._questions = None, 0

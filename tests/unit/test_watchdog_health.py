@@ -169,6 +169,20 @@ def test_a_peer_that_comes_back_is_healthy_at_once() -> None:
     assert world.until(HEALTHY) <= 3
 
 
+def test_a_session_that_was_lost_unlearns_nothing() -> None:
+    """The late answer is that of a new handshake: the next silence is doubted as soon as the first."""
+    world = World()
+    world.run(10)
+    for _ in range(3):
+        world.lives = False
+        assert world.until(DOUBTFUL) <= 7
+        world.run(10)
+        world.peer = world.peer._replace(last_handshake=int(world.wall))
+        world.change(received=92)
+        world.run(1)
+        assert world.verdict.state == HEALTHY
+
+
 def test_after_learning_wrongly_that_questions_are_answered_it_is_unlearned() -> None:
     world = World(answers=False)
     world.health.answered()
