@@ -7,7 +7,8 @@ Only packets that come from the pod count. Allowed are
   own packets do: wireguard-go insists on the link it used before, where a kernel without a route looks for neighbours);
 - answers to connections that came in: opened from outside, as the capture saw it, by the node or the far client. What
   another host pushes into a connection that the pod had opened makes nothing an answer;
-- queries for an endpoint's name, when the test says that there is one (`lookups`);
+- queries for an endpoint's name, when the test says that there is one (`lookups`), over TCP only to whom it names
+  (`asked_by_tcp`);
 - the bypass networks, from the pod's own addresses, but no DNS (ports 53 and 853).
 
 EVERY other packet is a leak: also fragments without a known beginning, unknown protocols, and multicast chatter. A
@@ -189,9 +190,11 @@ class Rules:
         ports: dict[tuple[int, int], str],
         resolvers: dict[str, str],
         lookups: Iterable[str] = (),
+        asked_by_tcp: Iterable[str] = (),
         allow_mld: bool = False,
     ) -> None:
         self.lookups = [wire_name(name) for name in lookups]
+        self.asked_by_tcp = {ip_address(address).packed for address in asked_by_tcp}
         self.endpoints = {(ip_address(address).packed, port) for address, port in endpoints}
         self.clients = {ip_address(address).packed for address in clients}
         self.ports = ports
@@ -264,11 +267,17 @@ class Rules:
                 return "mld" if self.allow_mld else None
         if self._is_answer(segment):
             return "answer"
-        if protocol == UDP and target_port == 53 and any(payload[12:].startswith(name) for name in self.lookups):
+        if protocol == UDP and target_port == 53 and self._is_lookup(payload):
             return "endpoint's name"
+        if protocol == TCP and target_port == 53 and target in self.asked_by_tcp:
+            # The handshake and the end carry nothing; a message has its length before it (RFC 1035, 4.2.2).
+            return "endpoint's name" if not payload or self._is_lookup(payload[2:]) else None
         if self.bypassed(target) and self.own(source) and not (protocol in (TCP, UDP) and target_port in DNS_PORTS):
             return "bypass"
         return None
+
+    def _is_lookup(self, message: bytes) -> bool:
+        return any(message[12:].startswith(name) for name in self.lookups)
 
     def _is_answer(self, segment: Segment) -> bool:
         _, source, target, protocol, source_port, target_port, payload, *_ = segment
@@ -322,6 +331,7 @@ def for_lab(
     *,
     endpoints: Iterable[Endpoint] | None = None,
     lookups: Iterable[str] = (),
+    asked_by_tcp: Iterable[str] = (),
     allow_mld: bool = False,
 ) -> Rules:
     """The rules of a lab. More endpoints than the first provider's are for tests that fail over."""
@@ -362,6 +372,7 @@ def for_lab(
             for address in addresses.values()
         },
         lookups=[spelled for name in lookups for spelled in (name, *(f"{name}.{domain}" for domain in of.SEARCH))],
+        asked_by_tcp=asked_by_tcp,
         allow_mld=allow_mld,
     )
 

@@ -53,7 +53,10 @@ def stack(mode: str) -> Iterator[Stack]:
     with Lab(rp_filter=1) as lab, contextlib.ExitStack() as ends:
         many = [f"198.51.100.{number}" for number in range(1, 120)]
         lab.zone({NAME: [ADDRESS, "2001:db8::80"], SERVICE: [CLUSTER_IP], BIG: many, "*": []})
-        judge = ends.enter_context(Judge(lab, for_lab(lab, lookups=[SERVICE, GUESS, BIG, "80.0.43.10.in-addr.arpa"])))
+        names = [SERVICE, GUESS, BIG, "80.0.43.10.in-addr.arpa"]
+        # Its forwarder asks as it is asked, but for what it remembers: the lab's answers for a second.
+        asked_by_tcp = CLUSTER_DNS.values() if mode == "split" else ()
+        judge = ends.enter_context(Judge(lab, for_lab(lab, lookups=names, asked_by_tcp=asked_by_tcp)))
         lab.init_wg("lockdown", env={"DNS_MODE": mode})
         judge.mark()
         done = lab.init_wg("up", env={"DNS_MODE": mode})
@@ -222,15 +225,14 @@ def test_without_dns_in_the_file_queries_go_through_the_tunnel_to_whom_they_name
 
 @pytest.mark.parametrize("tcp", [False, True], ids=["udp", "tcp"])
 def test_the_cluster_is_asked_for_its_own_names_only(split: Stack, tcp: bool) -> None:
+    time.sleep(1.1)  # the forwarder has forgotten what the test before asked
     before = counts(split)
     for where, family in EVERYWHERE:
         if where is not TUNNEL_DNS:
             assert ask(split, where[family], NAME, tcp=tcp) == [ADDRESS], where[family]
             assert ask(split, where[family], SERVICE, tcp=tcp) == [CLUSTER_IP], where[family]
     told = seen(split, before)
-    assert told.get("service", {SERVICE}) == {SERVICE}
-    assert told.get("provider", {NAME}) == {NAME}
-    assert set(told) <= {"service", "provider"}
+    assert told == {"service": {SERVICE}, "provider": {NAME}}
     assert not split.judge.verdict().leaked
 
 
