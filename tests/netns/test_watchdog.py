@@ -375,7 +375,7 @@ def test_a_name_whose_address_changes_is_followed(pod: Pod) -> None:
         move(provider, old, new)
         becomes("the new address", lambda: lab.traffic_source(4, 0.3) == MOVED.address, 40, watchdog)
         becomes("that all is well", watchdog.active, 10, watchdog)
-        assert f"{MOVED.address}:51820" in watchdog.ask("/status")
+        becomes("told so", lambda: f"{MOVED.address}:51820" in watchdog.ask("/status"), 10, watchdog)
 
 
 def move(provider: Provider, before: str, after: str) -> None:
