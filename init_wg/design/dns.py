@@ -86,20 +86,10 @@ def asked(settings: Settings, pod: ResolvConf) -> tuple[str, ...]:
     return ()
 
 
-def forwarder(
-    names: Names, pod: ResolvConf, domain: str | None, reverse: Iterable[str], search: Iterable[str] = ()
-) -> tuple[str, ...]:
-    """dnsmasq's command line. It reads no files, writes none, and stays in the foreground.
-
-    search: the tunnel's own domains, whose names are never the cluster's.
-    """
-    inside = [alias for alias, _ in names.cluster]
-    inside += [f"{DOCKER_RESOLVER}@{FORWARDER_SOURCE}"] if names.docker else []
-    # A guess like www.example.com.default.svc.cluster.local goes to the cluster and nowhere else; a search domain
-    # of the node's own is none of the cluster's, whose resolver would pass the guess on to the node's.
-    own = domain or (_domain(pod) if names.cluster else None)
-    domains = [own] if own else []
-    domains += [""] if names.docker else []  # "//": names without a dot, as a stack's services have
+def dnsmasq(listening: Iterable[str], resolvers: Iterable[str]) -> tuple[str, ...]:
+    """The command line of a forwarder on these addresses that asks these resolvers. It reads no files, writes none, and
+    stays in the foreground."""
+    servers = [f"--server={resolver}" for resolver in resolvers]
     return (
         "dnsmasq",
         "--keep-in-foreground",
@@ -111,13 +101,32 @@ def forwarder(
         "--no-resolv",
         "--no-hosts",
         f"--port={FORWARDER_PORT}",
-        "--listen-address=127.0.0.1,::1",
-        "--bind-dynamic",  # Docker's containers may have no ::1
+        f"--listen-address={','.join(listening)}",
+        "--bind-dynamic",  # an address may come later: Docker's containers may have no ::1, a server's wg0 comes again
         "--cache-size=1000",
         "--edns-packet-max=1232",
         # In their order, as resolv.conf's: the first may know names of which the second denies the existence.
-        *(["--strict-order"] if len(names.resolvers) > 1 else []),
-        *(f"--server={resolver}" for resolver in names.resolvers),
+        *(["--strict-order"] if len(servers) > 1 else []),
+        *servers,
+    )
+
+
+def forwarder(
+    names: Names, pod: ResolvConf, domain: str | None, reverse: Iterable[str], search: Iterable[str] = ()
+) -> tuple[str, ...]:
+    """The command line of egress mode's forwarder.
+
+    search: the tunnel's own domains, whose names are never the cluster's.
+    """
+    inside = [alias for alias, _ in names.cluster]
+    inside += [f"{DOCKER_RESOLVER}@{FORWARDER_SOURCE}"] if names.docker else []
+    # A guess like www.example.com.default.svc.cluster.local goes to the cluster and nowhere else; a search domain
+    # of the node's own is none of the cluster's, whose resolver would pass the guess on to the node's.
+    own = domain or (_domain(pod) if names.cluster else None)
+    domains = [own] if own else []
+    domains += [""] if names.docker else []  # "//": names without a dot, as a stack's services have
+    return (
+        *dnsmasq(("127.0.0.1", "::1"), names.resolvers),
         *(f"--server=/{ours}/{resolver}" for ours in search if ours != own for resolver in names.resolvers if inside),
         *(f"--server=/{domain}/{server}" for domain in domains for server in inside),
         *(f"--rev-server={network},{server}" for network in reverse for server in inside),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from init_wg.config.server_settings import AUTO, NONE, networks_behind
 from init_wg.design import desired as egress
+from init_wg.design import dns
 from init_wg.design.firewall import killswitch, served
 from init_wg.errors import ConfigError
 from init_wg.model import networks
@@ -216,27 +217,9 @@ def policy(
 
 
 def forwarder(listening: Iterable[str], nameservers: Iterable[str]) -> tuple[str, ...]:
-    """dnsmasq's command line: it asks the pod's resolvers for the peers. It reads and writes no files, and stays in the
-    foreground. On the loopback the watchdog asks whether it lives."""
-    servers = [f"--server={nameserver}" for nameserver in nameservers]
-    return (
-        "dnsmasq",
-        "--keep-in-foreground",
-        "--conf-file=/dev/null",
-        "--pid-file=",
-        "--user=root",  # there is no capability to become another user,
-        "--group=",  # nor for the groups
-        "--log-facility=-",
-        "--no-resolv",
-        "--no-hosts",
-        f"--port={killswitch.FORWARDER_PORT}",
-        f"--listen-address={','.join(('127.0.0.1', *listening))}",
-        "--bind-dynamic",  # the tunnel's interface may come later, and come again
-        "--cache-size=1000",
-        "--edns-packet-max=1232",
-        *(["--strict-order"] if len(servers) > 1 else []),
-        *servers,
-    )
+    """dnsmasq's command line: it asks the pod's resolvers for the peers. On the loopback the watchdog asks whether it
+    lives."""
+    return dns.dnsmasq(("127.0.0.1", *listening), nameservers)
 
 
 def _device(register: Register, within: Networks, sites: dict[str, Networks]) -> Device:
