@@ -186,21 +186,27 @@ def bypass(runs: int) -> None:
 
 
 def throughput(runs: int) -> None:
-    """iperf3 through the tunnel with and without the kill-switch, in the same pod, on the same tunnel."""
+    """iperf3 through the tunnel with and without the kill-switch, both ways, in the same pod, on the same tunnel."""
     with ExitStack() as stack:
         lab = stack.enter_context(Lab())
         server = ["iperf3", "--server", "--port", str(IPERF_PORT)]
         lab.web.popen(server, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, new_session=True)
         wait_until(lambda: listening(lab.web), "iperf3's server")
 
-        def run(kill_switch: str) -> float:
+        def run(kill_switch: str, *way: str) -> float:
             lab.init_wg("up", env={"ENABLE_KILL_SWITCH": kill_switch})
-            argv = ["iperf3", "--client", lab.web.addresses[4], "--port", str(IPERF_PORT), "--json"]
+            argv = ["iperf3", "--client", lab.web.addresses[4], "--port", str(IPERF_PORT), "--json", *way]
             done = lab.pod.run([*argv, "--time", str(int(IPERF_SECONDS)), "--omit", "1"])
             return float(json.loads(done.stdout)["end"]["sum_received"]["bits_per_second"])
 
         without, protected = "without the kill-switch", "with the kill-switch"
-        speeds = interleaved(runs, {without: partial(run, "false"), protected: partial(run, "true")})
+        ways: dict[str, tuple[str, ...]] = {"up": (), "down": ("--reverse",)}
+        commands = {
+            f"{way}, {name}": partial(run, kill_switch, *flags)
+            for way, flags in ways.items()
+            for name, kill_switch in ((without, "false"), (protected, "true"))
+        }
+        speeds = interleaved(runs, commands)
 
     def show(speed: float) -> str:
         return f"{speed / 1e6:.0f} Mbit/s" if speed > 1000 else f"{speed:.2f}x"
@@ -208,8 +214,18 @@ def throughput(runs: int) -> None:
     table(
         f"throughput: iperf3 through the tunnel, {IPERF_SECONDS:g} s each",
         [
-            Row(without, speeds[without], show=show),
-            Row(protected, speeds[protected], without, ratio_goal=Goal(0.98, at_least=True), show=show),
+            row
+            for way in ways
+            for row in (
+                Row(f"{way}, {without}", speeds[f"{way}, {without}"], show=show),
+                Row(
+                    f"{way}, {protected}",
+                    speeds[f"{way}, {protected}"],
+                    f"{way}, {without}",
+                    ratio_goal=Goal(0.98, at_least=True),
+                    show=show,
+                ),
+            )
         ],
     )
 
