@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from ipaddress import ip_address, ip_network
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 from init_wg.design import pod as pods
 from init_wg.design import reach
 from init_wg.design.firewall import killswitch
-from init_wg.design.firewall.policy import Hole, Names, Policy
+from init_wg.design.firewall.policy import Asked, Gate, Names, Opened
 from init_wg.model import networks, server
 from init_wg.model.state import (
     DEFAULT,
@@ -66,22 +67,18 @@ class Circumstances(NamedTuple):
     """The facts that are known only at run time.
 
     kind: the interface to want, "wireguard" or "tun". endpoints: public key -> address and port, resolved.
-    families: those that the pod's kernel has switched on. gate, routed: the kernel has the egress hook, and
-    can tell there what was routed. others: the pod's interfaces that may be tunnels, but are not called as
-    ours is. names, asked: where DNS goes, see policy.
+    families: those that the pod's kernel has switched on. gate: the egress hook, where it has
+    one. others: the pod's interfaces that may be tunnels, but are not called as ours is. dns: where queries go.
     """
 
     kind: str
     endpoints: dict[str, tuple[str, int]]
     families: tuple[int, ...]
-    gate: bool
-    routed: bool
+    gate: Gate | None
     bypass: Bypass
     others: frozenset[OtherTunnel]
-    names: Names | None
-    asked: tuple[str, ...]
+    dns: Names | Asked
     older: tuple[int, ...] = ()
-    hole: Hole | None = None
 
 
 def state(settings: Settings, tunnel: Tunnel, pod: Pod, now: Circumstances) -> State:
@@ -107,15 +104,14 @@ def nothing(have: State) -> State:
     )
 
 
-def policy(settings: Settings, tunnel: Tunnel, pod: Pod, now: Circumstances) -> Policy:
+def policy(settings: Settings, tunnel: Tunnel, pod: Pod, now: Circumstances) -> Opened:
     """All that the kill-switch's text depends on. IPv6 stays closed where the tunnel has no IPv6 address."""
     on_link = ("fe80::/10", *_on_link(pod))
     neighbours = ("ff02::/16", *on_link, *_without_gateway(pod, now))
-    return Policy(
+    return Opened(
         tunnel=settings.interface,
         uplink=pod.uplink,
-        links=pod.links if now.gate else (),
-        routed=now.routed,
+        gate=now.gate,
         tunnel_addresses=networks.hosts(a.ip for a in tunnel.addresses if _family(a.version) in now.families),
         inside=networks.spelled(reach.inside(tunnel)),
         pod_addresses=networks.hosts(a.ip for a in pod.addresses),
@@ -125,10 +121,8 @@ def policy(settings: Settings, tunnel: Tunnel, pod: Pod, now: Circumstances) -> 
         neighbours=networks.spelled(map(networks.interval, neighbours)),
         input_ports=settings.input_ports,
         advertised=bool(pod.origin.announced),
-        names=now.names,
-        asked=now.asked,
+        dns=now.dns,
         older=now.older,
-        hole=now.hole,
     )
 
 
@@ -291,7 +285,8 @@ def _beside(destination: str, default: Route, metric: int) -> Route:
 def _asked(now: Circumstances) -> Iterator[str]:
     """The cluster's resolvers, which may be in no bypass network (NodeLocal DNSCache: 169.254.20.10), and the
     forwarder's names for them, so that its queries begin with the pod's source and on the uplink."""
-    for address in (*now.asked, *(address for pair in (now.names.cluster if now.names else ()) for address in pair)):
+    named = now.dns.resolvers if isinstance(now.dns, Asked) else chain.from_iterable(now.dns.cluster)
+    for address in named:
         if not ip_address(address).is_loopback:
             yield str(ip_network(address))
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from init_wg.design import reach
 from init_wg.design.firewall.killswitch import DOCKER_RESOLVER, FORWARDER_PORT, FORWARDER_SOURCE
-from init_wg.design.firewall.policy import Names
+from init_wg.design.firewall.policy import Asked, Names
 from init_wg.model.networks import hosts
 
 if TYPE_CHECKING:
@@ -62,14 +62,16 @@ def spelled_out(host: str, pod: ResolvConf) -> tuple[str, ...]:
     return tuple(dict.fromkeys(tried))
 
 
-def choose(settings: Settings, tunnel: Tunnel, pod: ResolvConf, *, listening: bool = False) -> Names | None:
-    """How DNS is steered; None where every query stays where its sender aimed it.
+def choose(settings: Settings, tunnel: Tunnel, pod: ResolvConf, *, listening: bool = False) -> Names | Asked:
+    """How DNS is steered. In `cluster`, everybody may ask the pod's resolvers outside the tunnel.
 
     listening: the forwarder runs. Without it several resolvers are not out of reach: the first one answers.
     """
     resolvers = reach.resolvers(tunnel)
-    if not settings.dns_config or settings.dns_mode == "cluster" or not resolvers:
-        return None
+    if settings.dns_config and settings.dns_mode == "cluster":
+        return Asked(hosts(pod.nameservers))
+    if not settings.dns_config or not resolvers:
+        return Asked(())
     split = settings.dns_mode == "split"
     return Names(
         resolvers=tuple(map(str, resolvers)),
@@ -77,13 +79,6 @@ def choose(settings: Settings, tunnel: Tunnel, pod: ResolvConf, *, listening: bo
         docker=split and DOCKER_RESOLVER in pod.nameservers,
         forwarded=split or (_several(resolvers) and listening),
     )
-
-
-def asked(settings: Settings, pod: ResolvConf) -> tuple[str, ...]:
-    """The resolvers that everybody may ask beside the tunnel: in `cluster`, those of the pod."""
-    if settings.dns_config and settings.dns_mode == "cluster":
-        return hosts(pod.nameservers)
-    return ()
 
 
 def dnsmasq(listening: Iterable[str], resolvers: Iterable[str]) -> tuple[str, ...]:

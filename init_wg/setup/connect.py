@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from init_wg import log
 from init_wg.config import tunnel as config
 from init_wg.design import dns, reach
+from init_wg.design.firewall.policy import Names
 from init_wg.errors import ConfigError, HandshakeError, InitWgError, KernelError, VerifyError
 from init_wg.kernel import device, lock, netlink
 from init_wg.model import server, wireguard
@@ -92,7 +93,7 @@ def forwarder(settings: Settings) -> tuple[str, ...] | None:
     seen = look(settings.interface)
     tunnel, comparison = compare(settings, seen)
     chosen = dns.choose(settings, tunnel, seen.resolv_conf)
-    if chosen is None or not dns.needs_forwarder(chosen, seen.resolv_conf):
+    if not isinstance(chosen, Names) or not dns.needs_forwarder(chosen, seen.resolv_conf):
         return None
     chosen = chosen._replace(resolvers=resolvers.answering_first(chosen.resolvers, settings.interface))
     networks = comparison.bypass.networks

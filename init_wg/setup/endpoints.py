@@ -6,10 +6,10 @@ import time
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-from init_wg.design import dns
+from init_wg.design import desired, dns
 from init_wg.design import pod as pods
-from init_wg.design.firewall import killswitch
-from init_wg.design.firewall.policy import Hole
+from init_wg.design.firewall import killswitch, ruleset
+from init_wg.design.firewall.policy import Hole, Resolving, Sealed
 from init_wg.errors import HandshakeError
 from init_wg.kernel import nft
 from init_wg.model import server
@@ -21,6 +21,7 @@ from init_wg.setup.reconcile import Goal, compare, preferred_kind
 if TYPE_CHECKING:
     from init_wg.config.settings import Settings
     from init_wg.config.tunnel import Endpoint, Tunnel
+    from init_wg.design.firewall.policy import Opened
     from init_wg.model.state import State
     from init_wg.setup.observe import Observation
 
@@ -96,21 +97,21 @@ def _ask(goal: Goal, seen: Observation, host: str) -> list[str]:
             return resolve.resolve(query, host, seen.resolv_conf, goal.tunnel.path)
         hole = Hole(hosts(servers), port)
         try:
-            nft.load(killswitch.replacement(_holding(goal, seen, hole)))
+            nft.load(killswitch.replacement(ruleset.text(Resolving(_holding(goal, seen), hole))))
             return resolve.resolve(query, host, seen.resolv_conf, goal.tunnel.path)
         finally:
-            nft.load(killswitch.replacement(_holding(goal, seen, None)))
+            nft.load(killswitch.replacement(ruleset.text(_holding(goal, seen))))
 
 
-def _holding(goal: Goal, seen: Observation, hole: Hole | None) -> str:
-    """The kill-switch for the time of the query: sealed if it is, else opened for the device as it is now.
+def _holding(goal: Goal, seen: Observation) -> Sealed | Opened:
+    """The kill-switch before and after the query: sealed if it is, else opened for the device as it is now.
 
     As designed, not as found: what somebody has changed in it must not be put back.
     """
     device = seen.state.device(goal.settings.interface)
     now = {peer.public_key: peer.endpoint for peer in (device.peers if device else ()) if peer.endpoint}
-    comparison = compare(goal._replace(endpoints=now), seen, preferred_kind(goal.settings, seen.state), hole)
-    if device is None or seen.state.ruleset == comparison.sealed:
-        gate, routed = killswitch.has_gate(comparison.sealed)
-        return killswitch.sealed(comparison.pod.links if gate else (), hole, routed=routed)
-    return comparison.want.ruleset
+    comparison = compare(goal._replace(endpoints=now), seen, preferred_kind(goal.settings, seen.state))
+    sealed = Sealed(comparison.now.gate)
+    if device is None or seen.state.ruleset == ruleset.text(sealed):
+        return sealed
+    return desired.policy(goal.settings, goal.tunnel, comparison.pod, comparison.now)

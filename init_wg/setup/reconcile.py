@@ -10,7 +10,8 @@ from init_wg import log
 from init_wg.config import tunnel as config
 from init_wg.design import bypass, desired, dns, reach
 from init_wg.design import pod as pods
-from init_wg.design.firewall import killswitch
+from init_wg.design.firewall import killswitch, ruleset
+from init_wg.design.firewall.policy import Gate, Names, Sealed
 from init_wg.design.plan import plan
 from init_wg.design.steps import AddRoute, Configure, CreateInterface, PutRuleset, RepeatEndpoints, SetUp, Step
 from init_wg.errors import ConfigError, VerifyError
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from init_wg.config.settings import Settings
     from init_wg.config.tunnel import Tunnel
     from init_wg.design.bypass import Bypass
-    from init_wg.design.firewall.policy import Hole
+    from init_wg.design.desired import Circumstances
     from init_wg.design.pod import Pod
 
 #: Rounds of observe and apply until nothing differs. One does it; more only against something that interferes.
@@ -41,17 +42,20 @@ class Goal(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """The pod as seen, the bypass, the state it should have, and the steps between.
+    """The pod as seen, the facts about it, the state it should have, and the steps between.
 
-    sealed: the lockdown's text, as this kernel takes it. notices: what people should know of it, though it works.
+    notices: what people should know of it, though it works.
     """
 
     pod: Pod
-    bypass: Bypass
+    now: Circumstances
     want: State
     steps: tuple[Step, ...]
-    sealed: str
     notices: tuple[str, ...]
+
+    @property
+    def bypass(self) -> Bypass:
+        return self.now.bypass
 
 
 def converge(kernel: netlink.Socket, goal: Goal, seen: Observation) -> tuple[Observation, bool]:
@@ -108,7 +112,7 @@ def _apply(kernel: netlink.Socket, settings: Settings, steps: tuple[Step, ...]) 
     return any(isinstance(step, Configure | SetUp | RepeatEndpoints) for step in steps)
 
 
-def compare(goal: Goal, seen: Observation, kind: str, hole: Hole | None = None) -> Comparison:
+def compare(goal: Goal, seen: Observation, kind: str) -> Comparison:
     """The present state against the wanted one, for an interface of this kind."""
     settings, tunnel = goal.settings, goal.tunnel
     own = seen.state.interface(settings.interface)
@@ -116,24 +120,21 @@ def compare(goal: Goal, seen: Observation, kind: str, hole: Hole | None = None) 
     pod = pods.apart(pods.discover(seen.kernel, settings.interface), tunnel, new=new)
     chosen = bypass.choose(settings, pod, tunnel, settings.service_host)
     gate, routed = egress_gate(settings, pod, seen.state.ruleset)
-    chosen_names = dns.choose(settings, tunnel, seen.resolv_conf, listening=_forwarder_listens())
+    queries = dns.choose(settings, tunnel, seen.resolv_conf, listening=_forwarder_listens())
     now = desired.Circumstances(
         kind=kind,
         endpoints=goal.endpoints,
         families=families(settings.interface),
-        gate=gate,
-        routed=routed,
+        gate=Gate(pod.links, routed) if gate else None,
         bypass=chosen,
         others=seen.state.others,
-        names=chosen_names._replace(group=os.getegid()) if chosen_names else None,
-        asked=dns.asked(settings, seen.resolv_conf),
+        dns=queries._replace(group=os.getegid()) if isinstance(queries, Names) else queries,
         older=_older(seen.state.ruleset),
-        hole=hole,
     )
     want = desired.state(settings, tunnel, pod, now)
-    sealed = killswitch.sealed(pod.links if gate else (), routed=routed)
+    sealed = ruleset.text(Sealed(now.gate))
     notice = desired.mtu_notice(tunnel, pod, kind, goal.endpoints)
-    return Comparison(pod, chosen, want, plan(want, seen.state, sealed), sealed, (notice,) if notice else ())
+    return Comparison(pod, now, want, plan(want, seen.state, sealed), (notice,) if notice else ())
 
 
 def _forwarder_listens() -> bool:
@@ -179,17 +180,17 @@ def _give_up(tunnel: Tunnel, comparison: Comparison) -> NoReturn:
     )
 
 
-def _older(ruleset: str) -> tuple[int, ...]:
+def _older(loaded: str) -> tuple[int, ...]:
     """The ports that the rules remember from when they were first opened; what is open now, where there are none."""
-    remembered = killswitch.older(ruleset)
+    remembered = killswitch.older(loaded)
     return older.ports() if remembered is None else remembered
 
 
-def egress_gate(settings: Settings, pod: Pod, ruleset: str) -> tuple[bool, bool]:
+def egress_gate(settings: Settings, pod: Pod, loaded: str) -> tuple[bool, bool]:
     """The parts of the egress gate that the kernel has. A gate that is in place and whole proves it; else ask."""
     if not settings.kill_switch:
         return False, False
-    found = killswitch.has_gate(ruleset)
+    found = killswitch.has_gate(loaded)
     return found if all(found) else nft.egress_hook(pod.links[0])
 
 

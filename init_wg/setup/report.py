@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from init_wg.design import dns, reach
 from init_wg.design.bypass import few
+from init_wg.design.firewall.policy import Names
 from init_wg.errors import InitWgError
 from init_wg.kernel import nft, sealed
 from init_wg.model.wireguard import show_endpoint
@@ -37,7 +38,7 @@ def status(settings: Settings) -> dict[str, Any]:
         notices = comparison.notices
         bypass = comparison.bypass
         chosen = dns.choose(settings, tunnel, seen.resolv_conf)
-        resolvers = chosen.resolvers if chosen else ()
+        resolvers = chosen.resolvers if isinstance(chosen, Names) else ()
     except InitWgError as error:
         drift = [str(error)]
     return {

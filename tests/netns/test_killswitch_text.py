@@ -17,8 +17,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from init_wg.design.firewall import killswitch
-from init_wg.design.firewall.policy import Hole, Policy
+from init_wg.design.firewall.policy import Gate, Hole, Opened, Sealed
+from init_wg.design.firewall.ruleset import text as ruleset
 from init_wg.model import networks
 from tests.lab.lab import PROJECT
 from tests.unit import build
@@ -76,22 +76,25 @@ def test_every_golden_ruleset_is_listed_as_it_was_written(listed: Callable[[str]
 
 
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
-@given(policy=build.policy(links=LINKS))
-def test_any_opened_kill_switch_is_listed_as_it_was_written(listed: Callable[[str], str], policy: Policy) -> None:
-    text = killswitch.opened(policy)
+@given(policy=build.opened(links=LINKS), hole=build.holes)
+def test_any_opened_kill_switch_is_listed_as_it_was_written(
+    listed: Callable[[str], str], policy: Opened, hole: Hole | None
+) -> None:
+    text = ruleset(build.resolving(policy, hole))
     assert listed(text) == text
 
 
 @settings(max_examples=30, deadline=None)
 @given(
     links=st.lists(st.sampled_from(LINKS), unique=True),
-    hole=st.none() | st.builds(Hole, build.hosts(least=1), build.ports),
+    hole=build.holes,
     routed=st.booleans(),
 )
 def test_any_lockdown_is_listed_as_it_was_written(
     listed: Callable[[str], str], links: list[str], hole: Hole | None, routed: bool
 ) -> None:
-    text = killswitch.sealed(sorted(links), hole, routed=routed)
+    gate = Gate(tuple(sorted(links)), routed) if links else None
+    text = ruleset(build.resolving(Sealed(gate), hole))
     assert listed(text) == text
 
 
@@ -100,12 +103,11 @@ def test_2000_networks_of_each_family(listed: Callable[[str], str], step: int) -
     """Neighbours that touch (step 2 leaves gaps, step 3 others) are merged as nft merges them."""
     wide = [ip_network((0x0A000000 + number * step * 128, 25)) for number in range(2000)]
     wide += [ip_network(((0xFD << 120) + (number * step << 64), 65)) for number in range(2000)]
-    text = killswitch.opened(
-        Policy(
+    text = ruleset(
+        Opened(
             tunnel="wg0",
             uplink="eth0",
-            links=("eth0",),
-            routed=True,
+            gate=Gate(("eth0",), routed=True),
             tunnel_addresses=("10.64.0.2", "fc00:bbbb::2"),
             inside=networks.spelled(map(networks.interval, wide)),
             pod_addresses=("10.244.1.7", "fd00:244:1::7"),
@@ -114,8 +116,7 @@ def test_2000_networks_of_each_family(listed: Callable[[str], str], step: int) -
             on_link=("10.244.1.0/24",),
             neighbours=("fe80::/10", "ff02::/16"),
             input_ports=(),
-            names=build.NAMES,
-            asked=(),
+            dns=build.NAMES,
         )
     )
     assert listed(text) == text

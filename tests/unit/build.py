@@ -13,7 +13,7 @@ from init_wg.config.settings import Settings, read
 from init_wg.config.tunnel import Endpoint, Peer, Tunnel
 from init_wg.design.bypass import Bypass
 from init_wg.design.desired import Circumstances
-from init_wg.design.firewall.policy import Hole, Names, Policy
+from init_wg.design.firewall.policy import Asked, Gate, Hole, Names, Opened, Policy, Resolving, Sealed
 from init_wg.design.pod import Pod, discover
 from init_wg.model import networks
 from init_wg.model.ports import merge
@@ -121,14 +121,17 @@ def circumstances(**changes: Any) -> Circumstances:
         kind="wireguard",
         endpoints={SERVER: ENDPOINT},
         families=(INET, INET6),
-        gate=True,
-        routed=True,
+        gate=Gate(("eth0",), routed=True),
         bypass=bypass("10.96.0.0/12", "10.244.0.0/16", "fd00:244:1::/64"),
         others=frozenset(),
-        names=NAMES,
-        asked=(),
+        dns=NAMES,
     )
     return ordinary._replace(**changes)
+
+
+def resolving(otherwise: Sealed | Opened, hole: Hole | None) -> Policy:
+    """With this hole, if any."""
+    return Resolving(otherwise, hole) if hole else otherwise
 
 
 # --- random policies ---------------------------------------------------------------------------------------------
@@ -174,17 +177,19 @@ def names_policy(draw: st.DrawFn) -> Names:
     return Names(tuple(resolvers), pairs, docker=draw(st.booleans()), forwarded=draw(st.booleans()))
 
 
+holes = st.none() | st.builds(Hole, hosts(least=1), ports)
+
+
 @st.composite
-def policy(draw: st.DrawFn, links: tuple[str, ...] | None = None) -> Policy:
-    """Any policy. `links`: the interfaces that exist, where that matters (the gate names them)."""
+def opened(draw: st.DrawFn, links: tuple[str, ...] | None = None) -> Opened:
+    """Any opened kill-switch. `links`: the interfaces that exist, where that matters (the gate names them)."""
     near = [network for network in draw(intervals(3)) if network[0] == 6]
     there = st.lists(names if links is None else st.sampled_from(links or ("eth0",)), unique=True, max_size=4)
     gated = draw(there) if links != () else []
-    return Policy(
+    return Opened(
         tunnel=draw(names),
         uplink=draw(names),
-        links=tuple(sorted(gated)),
-        routed=draw(st.booleans()),
+        gate=Gate(tuple(sorted(gated)), draw(st.booleans())) if gated else None,
         tunnel_addresses=draw(hosts(least=1)),
         inside=draw(st.just(("0.0.0.0/0", "::/0")) | intervals(12).map(networks.spelled)),
         pod_addresses=draw(hosts(least=1)),
@@ -193,9 +198,7 @@ def policy(draw: st.DrawFn, links: tuple[str, ...] | None = None) -> Policy:
         on_link=networks.spelled(near),
         neighbours=networks.spelled([*LINK_LOCAL, *near]),
         input_ports=merge([f"{low}-{min(low + more, 65535)}" for low, more in draw(st.lists(port_ranges, max_size=6))]),
-        names=draw(st.none() | names_policy()),
-        asked=draw(hosts()),
+        dns=draw(names_policy() | st.builds(Asked, hosts())),
         older=tuple(sorted(draw(st.sets(ports, max_size=12)))),
-        hole=draw(st.none() | st.builds(Hole, hosts(least=1), ports)),
         advertised=draw(st.booleans()),
     )

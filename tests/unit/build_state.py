@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from init_wg.design import desired
 from init_wg.design.firewall import killswitch
+from init_wg.design.firewall.policy import Gate
 from init_wg.design.pod import discover
 from init_wg.design.steps import (
     AddAddress,
@@ -63,7 +64,8 @@ def wanted(have: State, world: World = ORDINARY) -> State:
     others = tuple(Interface(9 + n, other.name, other.kind, 1420, up=True) for n, other in enumerate(have.others))
     kernel = build.snapshot(interfaces=(build.LOOPBACK, build.UPLINK, *others), routes=tuple(have.routes))
     pod = discover(kernel, world.settings.interface)
-    return desired.state(world.settings, world.tunnel, pod, world.circumstances._replace(others=have.others))
+    now = world.circumstances._replace(gate=Gate(pod.links, routed=True), others=have.others)
+    return desired.state(world.settings, world.tunnel, pod, now)
 
 
 RIGHT = wanted(FRESH)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from init_wg.design import desired
-from init_wg.design.firewall.policy import Names
+from init_wg.design.firewall.policy import Asked, Names
 from init_wg.model.snapshot import InterfaceAddress
 from init_wg.model.state import (
     FWMARK,
@@ -230,22 +230,19 @@ def test_the_tunnels_resolver_is_asked_in_the_tunnel_whatever_covers_it(family: 
 
 
 @pytest.mark.parametrize(
-    ("asked", "names", "expected"),
+    ("queries", "expected"),
     [
-        (("169.254.20.10",), None, {"169.254.20.10/32"}),
-        (("10.244.1.1",), None, {"10.244.1.1/32"}),
-        (("127.0.0.11", "::1"), None, set()),  # Docker's needs no way
+        (Asked(("169.254.20.10",)), {"169.254.20.10/32"}),
+        (Asked(("10.244.1.1",)), {"10.244.1.1/32"}),
+        (Asked(("127.0.0.11", "::1")), set()),  # Docker's needs no way
         (
-            (),
             Names((), (("192.0.2.53", "10.96.0.10"),), docker=False, forwarded=True),
             {"192.0.2.53/32", "10.96.0.10/32"},
         ),
     ],
 )
-def test_the_clusters_resolvers_have_a_way_beside_the_tunnel(
-    asked: tuple[str, ...], names: Names | None, expected: set[str]
-) -> None:
-    found = state(bypass=build.bypass(), asked=asked, names=names)
+def test_the_clusters_resolvers_have_a_way_beside_the_tunnel(queries: Names | Asked, expected: set[str]) -> None:
+    found = state(bypass=build.bypass(), dns=queries)
     assert {route.destination for route in routes(found, MAIN_TABLE)} == expected
     assert {route.gateway for route in routes(found, MAIN_TABLE)} <= {"10.244.1.1"}
 
@@ -259,7 +256,7 @@ def test_no_kill_switch_where_it_is_switched_off() -> None:
 
 def test_the_gate_only_where_the_kernel_has_it() -> None:
     assert "table netdev init_wg" in ORDINARY.ruleset
-    assert "table netdev" not in state(gate=False).ruleset
+    assert "table netdev" not in state(gate=None).ruleset
 
 
 def test_where_names_may_be_asked() -> None:
@@ -267,7 +264,7 @@ def test_where_names_may_be_asked() -> None:
     beside = f"\t\tip daddr 10.96.0.10 {query} meta mark set"
     assert f"{query} counter dnat ip to 10.64.0.1" in ORDINARY.ruleset
     assert beside not in ORDINARY.ruleset
-    cluster = state(names=None, asked=("10.96.0.10",)).ruleset
+    cluster = state(dns=Asked(("10.96.0.10",))).ruleset
     assert "dnat ip to" not in cluster
     assert beside in cluster
 

@@ -15,16 +15,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from init_wg.design.firewall import killswitch
-from init_wg.design.firewall.policy import Hole, Names, Policy
+from init_wg.design.firewall.policy import Asked, Gate, Hole, Names, Opened, Resolving, Sealed
+from init_wg.design.firewall.ruleset import text as ruleset
 from init_wg.model.state import FWMARK, PASS_MARK
 from tests.unit import build
 
 GOLDEN = Path(__file__).parent / "golden"
-ORDINARY = Policy(
+GATE = Gate(("eth0",), routed=True)
+ORDINARY = Opened(
     tunnel="wg0",
     uplink="eth0",
-    links=("eth0",),
-    routed=True,
+    gate=GATE,
     tunnel_addresses=("10.64.0.2", "fc00:bbbb::2"),
     inside=("0.0.0.0/0", "::/0"),
     pod_addresses=("10.244.1.7", "fd00:244:1::7"),
@@ -33,36 +34,35 @@ ORDINARY = Policy(
     on_link=("10.244.1.0/24", "fd00:244:1::/64"),
     neighbours=("10.244.1.0/24", "fd00:244:1::/64", "fe80::/10", "ff02::/16"),
     input_ports=(),
-    names=build.NAMES,
-    asked=(),
+    dns=build.NAMES,
     older=(5000, 40123),
 )
 SPLIT = Names(("10.64.0.1", "fc00::53"), (("192.0.2.53", "10.96.0.10"),), docker=True, forwarded=True)
 HOLE = Hole(("10.96.0.10", "fd00:96::a"), 40000)
 RULESETS = {
-    "sealed": killswitch.sealed(("eth0",)),
-    "sealed-with-hole": killswitch.sealed(("eth0",), HOLE),
-    "sealed-without-gate": killswitch.sealed(()),
-    "opened": killswitch.opened(ORDINARY),
-    "opened-with-hole": killswitch.opened(ORDINARY._replace(hole=HOLE)),
-    "opened-without-gate": killswitch.opened(ORDINARY._replace(links=())),
-    "opened-without-realms": killswitch.opened(ORDINARY._replace(routed=False)),
-    "opened-several-links": killswitch.opened(ORDINARY._replace(links=("eth0", "net1"))),
-    "opened-input-ports": killswitch.opened(ORDINARY._replace(input_ports=("6881", "50000-50100"))),
-    "opened-several-endpoints": killswitch.opened(
+    "sealed": ruleset(Sealed(GATE)),
+    "sealed-with-hole": ruleset(Resolving(Sealed(GATE), HOLE)),
+    "sealed-without-gate": ruleset(Sealed(None)),
+    "opened": ruleset(ORDINARY),
+    "opened-with-hole": ruleset(Resolving(ORDINARY, HOLE)),
+    "opened-without-gate": ruleset(ORDINARY._replace(gate=None)),
+    "opened-without-realms": ruleset(ORDINARY._replace(gate=GATE._replace(routed=False))),
+    "opened-several-links": ruleset(ORDINARY._replace(gate=GATE._replace(links=("eth0", "net1")))),
+    "opened-input-ports": ruleset(ORDINARY._replace(input_ports=("6881", "50000-50100"))),
+    "opened-several-endpoints": ruleset(
         ORDINARY._replace(endpoints=(("192.0.2.1", 51820), ("198.51.100.2", 443), ("2001:db8::1", 51820)))
     ),
-    "opened-dns-several": killswitch.opened(
-        ORDINARY._replace(names=build.NAMES._replace(resolvers=("10.64.0.9", "fc00:bbbb::1", "10.64.0.1")))
+    "opened-dns-several": ruleset(
+        ORDINARY._replace(dns=build.NAMES._replace(resolvers=("10.64.0.9", "fc00:bbbb::1", "10.64.0.1")))
     ),
-    "opened-dns-split": killswitch.opened(ORDINARY._replace(names=SPLIT)),
-    "opened-dns-cluster": killswitch.opened(ORDINARY._replace(names=None, asked=("10.96.0.10", "fd00:96::a"))),
-    "opened-dns-docker": killswitch.opened(ORDINARY._replace(names=None, asked=("127.0.0.11",))),
-    "opened-inside-some": killswitch.opened(
+    "opened-dns-split": ruleset(ORDINARY._replace(dns=SPLIT)),
+    "opened-dns-cluster": ruleset(ORDINARY._replace(dns=Asked(("10.96.0.10", "fd00:96::a")))),
+    "opened-dns-docker": ruleset(ORDINARY._replace(dns=Asked(("127.0.0.11",)))),
+    "opened-inside-some": ruleset(
         ORDINARY._replace(inside=("10.64.0.0/16", "11.0.0.0-126.255.255.255", "198.51.100.7", "fc00:bbbb::/64"))
     ),
-    "opened-inside-one-family": killswitch.opened(ORDINARY._replace(inside=("0.0.0.0/0",))),
-    "opened-v4-only": killswitch.opened(
+    "opened-inside-one-family": ruleset(ORDINARY._replace(inside=("0.0.0.0/0",))),
+    "opened-v4-only": ruleset(
         ORDINARY._replace(
             tunnel_addresses=("10.64.0.2",),
             pod_addresses=("10.244.1.7",),
@@ -224,10 +224,10 @@ def review(text: str, tunnel: str, uplink: str, *, hole: bool) -> None:
 
 
 @settings(max_examples=80, deadline=None)
-@given(policy=build.policy())
-def test_any_opened_kill_switch_lets_out_only_what_is_allowed(policy: Policy) -> None:
-    text = killswitch.opened(policy)
-    review(text, policy.tunnel, policy.uplink, hole=policy.hole is not None)
+@given(policy=build.opened(), hole=build.holes)
+def test_any_opened_kill_switch_lets_out_only_what_is_allowed(policy: Opened, hole: Hole | None) -> None:
+    text = ruleset(build.resolving(policy, hole))
+    review(text, policy.tunnel, policy.uplink, hole=hole is not None)
     output, uplink = chains(text)["output"], chains(text)["uplink"]
     # Every endpoint and nothing else is reached by WireGuard's packets.
     ends = re.findall(r"meta mark 0x0000ca6c (?:ip|ip6) daddr (\S+) udp dport (\d+)", "\n".join(uplink))
@@ -263,11 +263,12 @@ def test_any_opened_kill_switch_lets_out_only_what_is_allowed(policy: Policy) ->
 @settings(max_examples=40, deadline=None)
 @given(
     links=st.lists(build.names, unique=True, max_size=4),
-    hole=st.none() | st.builds(Hole, build.hosts(least=1), build.ports),
+    hole=build.holes,
     routed=st.booleans(),
 )
 def test_any_lockdown_lets_out_nothing(links: list[str], hole: Hole | None, routed: bool) -> None:
-    text = killswitch.sealed(links, hole, routed=routed)
+    gate = Gate(tuple(links), routed) if links else None
+    text = ruleset(build.resolving(Sealed(gate), hole))
     review(text, "", "", hole=hole is not None)
     output = [line for line in chains(text)["output"] if re.search(r"\baccept\b", line)]
     assert [line for line in output if not re.fullmatch(f"{QUERY}|{NEIGHBOUR}", line)] == ['oif "lo" accept']
@@ -322,7 +323,7 @@ def test_what_comes_in() -> None:
 def test_the_ports_of_older_sockets_are_remembered() -> None:
     assert killswitch.older(RULESETS["opened"]) == (5000, 40123)
     assert killswitch.older(RULESETS["sealed"]) is None
-    assert killswitch.older(killswitch.opened(ORDINARY._replace(older=()))) == ()
+    assert killswitch.older(ruleset(ORDINARY._replace(older=()))) == ()
 
 
 # --- loading -----------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import pytest
 from init_wg.config.tunnel import Peer
 from init_wg.design import dns
 from init_wg.design.dns import ResolvConf
-from init_wg.design.firewall.policy import Names
+from init_wg.design.firewall.policy import Asked, Names
 from init_wg.setup import observe
 from tests.unit.build import settings, tunnel
 
@@ -75,12 +75,12 @@ def inside(*networks: str) -> tuple[Peer, ...]:
             id="only what it can reach",
         ),
         pytest.param({}, {"dns": BOTH, "peers": inside("10.64.0.1/32")}, KUBE, TUNNEL, id="what AllowedIPs cover"),
-        pytest.param({}, {"peers": inside("10.0.0.0/10", "fc00::/7")}, KUBE, None, id="no AllowedIPs cover it"),
-        pytest.param({"DNS_MODE": "split"}, {"peers": inside("::/0")}, KUBE, None, id="split, none covers it"),
-        pytest.param({}, {"dns": ()}, KUBE, None, id="no DNS in the file"),
-        pytest.param({"ENABLE_DNS_CONFIG": "false"}, {}, KUBE, None, id="not wanted"),
-        pytest.param({"DNS_MODE": "cluster"}, {}, KUBE, None, id="cluster"),
-        pytest.param({"DNS_MODE": "split"}, {"dns": ()}, KUBE, None, id="split, no DNS in the file"),
+        pytest.param({}, {"peers": inside("10.0.0.0/10", "fc00::/7")}, KUBE, Asked(()), id="no AllowedIPs cover it"),
+        pytest.param({"DNS_MODE": "split"}, {"peers": inside("::/0")}, KUBE, Asked(()), id="split, none covers it"),
+        pytest.param({}, {"dns": ()}, KUBE, Asked(()), id="no DNS in the file"),
+        pytest.param({"ENABLE_DNS_CONFIG": "false"}, {}, KUBE, Asked(()), id="not wanted"),
+        pytest.param({"DNS_MODE": "cluster"}, {}, KUBE, Asked(("10.96.0.10",)), id="cluster"),
+        pytest.param({"DNS_MODE": "split"}, {"dns": ()}, KUBE, Asked(()), id="split, no DNS in the file"),
         pytest.param(
             {"DNS_MODE": "split"},
             {},
@@ -101,7 +101,7 @@ def inside(*networks: str) -> tuple[Peer, ...]:
         pytest.param({"DNS_MODE": "split"}, {}, LOCAL, TUNNEL._replace(forwarded=True), id="split, in the pod itself"),
     ],
 )
-def test_choose(environment: dict[str, str], file: dict[str, Any], pod: ResolvConf, chosen: Names | None) -> None:
+def test_choose(environment: dict[str, str], file: dict[str, Any], pod: ResolvConf, chosen: Names | Asked) -> None:
     assert dns.choose(settings(**environment), tunnel(**file), pod) == chosen
 
 
@@ -116,7 +116,7 @@ def test_choose(environment: dict[str, str], file: dict[str, Any], pod: ResolvCo
 )
 def test_several_resolvers_are_the_forwarders(resolvers: Any, listening: bool, forwarded: bool) -> None:
     chosen = dns.choose(settings(), tunnel(dns=resolvers), KUBE, listening=listening)
-    assert chosen
+    assert isinstance(chosen, Names)
     assert chosen.forwarded is forwarded
     assert dns.needs_forwarder(chosen, KUBE) is (resolvers == BOTH)
 
@@ -124,8 +124,6 @@ def test_several_resolvers_are_the_forwarders(resolvers: Any, listening: bool, f
 @pytest.mark.parametrize(
     ("environment", "pod", "asked"),
     [
-        ({}, DUAL, ()),
-        ({"DNS_MODE": "split"}, DUAL, ()),
         ({"DNS_MODE": "cluster", "ENABLE_DNS_CONFIG": "false"}, DUAL, ()),
         ({"DNS_MODE": "cluster"}, DUAL, ("10.96.0.10", "10.96.0.11", "fd00:96::a")),
         ({"DNS_MODE": "cluster"}, DOCKER, ("127.0.0.11",)),
@@ -133,7 +131,7 @@ def test_several_resolvers_are_the_forwarders(resolvers: Any, listening: bool, f
     ],
 )
 def test_asked(environment: dict[str, str], pod: ResolvConf, asked: tuple[str, ...]) -> None:
-    assert dns.asked(settings(**environment), pod) == asked
+    assert dns.choose(settings(**environment), tunnel(), pod) == Asked(asked)
 
 
 @pytest.mark.parametrize(

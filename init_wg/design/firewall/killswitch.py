@@ -17,7 +17,7 @@ TYPE_CHECKING = False  # typing's own costs 5 ms, a quarter of the lockdown
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from init_wg.design.firewall.policy import Hole, Names, Policy
+    from init_wg.design.firewall.policy import Hole, Names, Opened
 
 NAME = "init_wg"
 # state.FWMARK and state.PASS_MARK, spelled as nft prints them; a unit test holds them together. Not imported:
@@ -81,8 +81,9 @@ def sealed(links: Iterable[str], hole: Hole | None = None, *, routed: bool = Tru
     return inet + _gate(tuple(links), arp, [], routed=routed)
 
 
-def opened(policy: Policy) -> str:
-    """Only the tunnel, its own packets, replies to connections that came in, and the bypass networks."""
+def opened(policy: Opened, hole: Hole | None = None) -> str:
+    """Only the tunnel, its own packets, replies to connections that came in, and the bypass networks (and the hole for
+    one query)."""
     admit = [f"ct state new ct mark set ct mark | {_ADMITTED}", "accept"]
     chains: list[_Chain] = [("refuse_name", "", ["counter jump refuse"]), ("admit", "", admit)]
     if policy.names:
@@ -90,14 +91,17 @@ def opened(policy: Policy) -> str:
         chains.append(("sources", "type nat hook postrouting priority srcnat; policy accept;", _sources(policy)))
     if replies := _replies(policy):
         chains.append(("replies", "type route hook output priority mangle; policy accept;", replies))
-    chains += [("uplink", "", _uplink(policy)), ("output", _OUTPUT, _output(policy))]
+    chains += [("uplink", "", _uplink(policy, hole)), ("output", _OUTPUT, _output(policy, hole))]
     chains += [("arriving", "type filter hook prerouting priority raw; policy accept;", _arriving(policy))]
-    chains += [("input", _INPUT, _input(policy)), *_COMMON]
+    chains += [("input", _INPUT, _input(policy, hole)), *_COMMON]
     chains.append(("leaving", "type filter hook postrouting priority filter; policy drop;", _leaving(policy)))
     narrow = [to for _, _, members in _inside_of(policy) for to in members if to not in _EVERYTHING.values()]
     sets = [*_sets("bypass", policy.bypass), *_sets("inside", narrow), _older(policy.older)]
     inet = _table("inet", [_REFUSE, *chains], sets)
-    return inet + _gate(policy.links, _arp(policy), _wireguard(policy) + _later_fragments(policy), routed=policy.routed)
+    if not policy.gate:
+        return inet
+    wireguard = _wireguard(policy) + _later_fragments(policy)
+    return inet + _gate(policy.gate.links, _arp(policy), wireguard, routed=policy.gate.routed)
 
 
 def creation(ruleset: str) -> str:
@@ -120,7 +124,7 @@ def _families(ruleset: str) -> list[str]:
     return [family for family in ("inet", "netdev") if f"table {family} {NAME} {{" in ruleset]
 
 
-def _output(policy: Policy) -> list[str]:
+def _output(policy: Opened, hole: Hole | None) -> list[str]:
     """The first look, at the device that was meant: to refuse at once. A DNAT or REDIRECT of anybody's has sent a
     packet elsewhere without this chain seeing it: such a packet is let through here by its new destination, and
     `leaving` sees where it really goes.
@@ -128,7 +132,7 @@ def _output(policy: Policy) -> list[str]:
     The order matters: what is refused by name stands before the wider rule that would accept it.
     """
     tunnel = f'oifname "{policy.tunnel}"'
-    rules = _query(policy.hole)[0] if policy.hole else []
+    rules = _query(hole)[0] if hole else []
     rules += _docker_resolver(policy)
     rules.append('oif "lo" accept')
     # Never the tunnel inside itself: without their mark WireGuard's own packets come here, the provider takes what
@@ -148,12 +152,12 @@ def _output(policy: Policy) -> list[str]:
     return [*rules, "jump refuse"]
 
 
-def _uplink(policy: Policy) -> list[str]:
+def _uplink(policy: Opened, hole: Hole | None) -> list[str]:
     """All that may leave on the uplink, by what it is and never by a mark alone: whose routes or rules brought it
     here does not matter, therefore. What comes to the end is refused by `output`, and dropped by `leaving`."""
     rules = [f"{rule} accept" for rule in _wireguard(policy)]
     # `output` has stamped the query, and `leaving` sees it with that mark.
-    rules += _query(policy.hole, _PASS)[0] if policy.hole else []
+    rules += _query(hole, _PASS)[0] if hole else []
     # The tunnel's addresses are nobody's outside of it.
     rules += [f"{match} return" for match in _by_family("saddr", policy.tunnel_addresses)]
     # Replies to connections that came in. Never `ct state established`: with a rule or a route lost, that would
@@ -168,7 +172,7 @@ def _uplink(policy: Policy) -> list[str]:
     return [*rules, *(f"{match} {_STAMP}" for match in _beside("daddr", policy))]
 
 
-def _neighbour_discovery(policy: Policy) -> list[str]:
+def _neighbour_discovery(policy: Opened) -> list[str]:
     """With the pod's own addresses, to the link only (hop limit 255), and no larger than the kernel makes it."""
     types = "icmpv6 type { nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert }"
     near = _by_family("daddr", policy.neighbours)[-1]
@@ -176,7 +180,7 @@ def _neighbour_discovery(policy: Policy) -> list[str]:
     return [f"{types} ip6 hoplimit 255 {_ND_SIZE} {sender} {near} {_STAMP}" for sender in own]
 
 
-def _arp(policy: Policy) -> list[str]:
+def _arp(policy: Opened) -> list[str]:
     """With the pod's own addresses only. Who asks for a stranger on the link is about to send there. Answers may go
     to anyone: a node asks from any of its addresses."""
     own = [address for address in policy.pod_addresses if ":" not in address]
@@ -188,7 +192,7 @@ def _arp(policy: Policy) -> list[str]:
     return [f"{_ARP_SIZE} arp operation reply {sender} accept", *asked]
 
 
-def _docker_resolver(policy: Policy) -> list[str]:
+def _docker_resolver(policy: Opened) -> list[str]:
     """Docker's embedded resolver asks from the host's network: only the forwarder may ask it, for a stack's own
     names; in `cluster`, everybody."""
     if DOCKER_RESOLVER in policy.asked:
@@ -228,7 +232,7 @@ def _redirected(names: Names) -> list[str]:
     return [*rules, f"{_DNS} counter redirect to :{FORWARDER_PORT}"]  # a family that the tunnel has no resolver of
 
 
-def _sources(policy: Policy) -> list[str]:
+def _sources(policy: Opened) -> list[str]:
     """A redirected query has the source of the way it was meant to go: give it the tunnel's."""
     rules = []
     for resolver in policy.names.resolvers if policy.names else ():
@@ -251,18 +255,18 @@ _ARP_SIZE = "meta length 42"
 _ND_SIZE = "ip6 length <= 32"
 
 
-def _ipv6_replies(policy: Policy) -> list[str]:
+def _ipv6_replies(policy: Opened) -> list[str]:
     matches = [match for match in _by_family("daddr", policy.pod_addresses) if match.startswith("ip6")]
     return [f"{_REPLY} ct original {match}" for match in matches]
 
 
-def _replies(policy: Policy) -> list[str]:
+def _replies(policy: Opened) -> list[str]:
     """IPv6 replies find the way home by a mark: `from <pod address>` would also catch the second look-up
     that IPv6 makes, with a source it chose itself, when the first one failed."""
     return [f"{rule} meta mark set {_PASS}" for rule in _ipv6_replies(policy)]
 
 
-def _wireguard(policy: Policy) -> list[str]:
+def _wireguard(policy: Opened) -> list[str]:
     """WireGuard's own packets: by mark and address and port and form. A mark alone proves nothing: an
     application with CAP_NET_RAW may set any (since Linux 5.17)."""
     return [
@@ -271,7 +275,7 @@ def _wireguard(policy: Policy) -> list[str]:
     ]
 
 
-def _later_fragments(policy: Policy) -> list[str]:
+def _later_fragments(policy: Opened) -> list[str]:
     """What WireGuard's own packets become where they do not fit the uplink: the egress hook sees them afterwards.
 
     Only a first fragment has a port and a form, and is looked at as a whole packet is. The chains before saw the
@@ -288,9 +292,9 @@ def _later_fragments(policy: Policy) -> list[str]:
     return rules
 
 
-def _input(policy: Policy) -> list[str]:
+def _input(policy: Opened, hole: Hole | None) -> list[str]:
     tunnel, uplink = f'iifname "{policy.tunnel}"', f'iifname "{policy.uplink}"'
-    rules = _query(policy.hole)[1] if policy.hole else []
+    rules = _query(hole)[1] if hole else []
     rules.append('iif "lo" accept')
     rules += [f"{tunnel} {_family(a)} saddr {a} udp sport {port} drop" for a, port in policy.endpoints]
     rules.append(f"{tunnel} ct state established,related accept")
@@ -320,7 +324,7 @@ def input_ports(ruleset: str, tunnel: str) -> list[str]:
     return [word for each in words for word in each]
 
 
-def _leaving(policy: Policy) -> list[str]:
+def _leaving(policy: Opened) -> list[str]:
     """The second look, at the device that a packet really takes: the output chain does not see where another
     table's route chain or a DNAT has sent it afterwards."""
     return [
@@ -331,7 +335,7 @@ def _leaving(policy: Policy) -> list[str]:
     ]
 
 
-def _arriving(policy: Policy) -> list[str]:
+def _arriving(policy: Opened) -> list[str]:
     """Out of the tunnel comes only what is for the tunnel's addresses, and from none that is reached beside it: nobody
     inside can speak for the cluster. Before connection tracking, which would take it for an answer, and give back
     their old addresses to the answers of a resolver that was not the one asked."""
@@ -380,7 +384,7 @@ def _gate(links: tuple[str, ...], arp: list[str], wireguard: list[str], *, route
     return _table("netdev", [("routed", "", accepted), ("egress", hook, egress)])
 
 
-def _inside(policy: Policy) -> list[str]:
+def _inside(policy: Opened) -> list[str]:
     """From the tunnel's addresses, to where AllowedIPs lead: wireguard-go swallows all else without an error."""
     return [
         f"{family} saddr {_set(addresses)}"
@@ -389,13 +393,13 @@ def _inside(policy: Policy) -> list[str]:
     ]
 
 
-def _inside_of(policy: Policy) -> list[tuple[str, list[str], list[str]]]:
+def _inside_of(policy: Opened) -> list[tuple[str, list[str], list[str]]]:
     """For each family the tunnel's addresses, and where AllowedIPs lead."""
     inside = dict(_families_of(policy.inside))
     return [(family, own, inside[family]) for family, own in _families_of(policy.tunnel_addresses) if family in inside]
 
 
-def _beside(field: str, policy: Policy) -> list[str]:
+def _beside(field: str, policy: Opened) -> list[str]:
     """One match per family for the bypass networks: `ip daddr @bypass_ip`."""
     return [f"{family} {field} @bypass_{family}" for family, _ in _families_of(policy.bypass)]
 

@@ -1,8 +1,24 @@
-"""All that the kill-switch depends on, as values: the bridge between what is desired and its text."""
+"""The states of the kill-switch, as values: the bridge between what is desired and the text in killswitch.
+
+  Sealed     nothing leaves the pod
+  Resolving  one of the other two, and one DNS query besides
+  Opened     the tunnel, its own packets, replies and the bypass networks
+
+Each state has what its text depends on and no more: a sealed pod has no endpoints, and only Resolving has a hole.
+docs/guarantees.md says in a table what leaves in each.
+"""
 
 from __future__ import annotations
 
 from typing import NamedTuple
+
+
+class Gate(NamedTuple):
+    """The egress gate. links: every interface but the loopback and the tunnel; routed: it can ask whether a packet
+    was routed."""
+
+    links: tuple[str, ...]
+    routed: bool
 
 
 class Hole(NamedTuple):
@@ -28,25 +44,33 @@ class Names(NamedTuple):
     group: int = 0
 
 
-class Policy(NamedTuple):
-    """All that the rules depend on. names: without one (None), every query stays where its sender aimed it;
-    asked: resolvers that may be asked on the uplink then. Addresses and networks are text; networks are sorted and
-    disjoint.
+class Asked(NamedTuple):
+    """Every query stays where its sender aimed it; these resolvers may be asked on the uplink (DNS_MODE cluster)."""
 
-    links: every interface but the loopback and the tunnel; the gate watches them (none: no egress hook).
-    routed: the gate can ask whether a packet was routed.
+    resolvers: tuple[str, ...]
+
+
+class Sealed(NamedTuple):
+    """A pod that nothing leaves or enters. gate: a kernel without the egress hook has None."""
+
+    gate: Gate | None
+
+
+class Opened(NamedTuple):
+    """A tunnel that is set up. Addresses and networks are text; networks are sorted and disjoint.
+
+    gate: a kernel without the egress hook has None.
     inside: the networks that AllowedIPs lead into the tunnel.
-    advertised: the pod lives by router advertisements, and has to hear them.
     on_link: the networks of the pod's own link, and its gateways.
     neighbours: whose link-layer addresses may be asked for: these, IPv6's link-local ones, and without a gateway
     whatever may be reached.
     older: UDP ports of sockets that were open before: what comes in there may belong to a flow of the pod's own.
+    advertised: the pod lives by router advertisements, and has to hear them.
     """
 
     tunnel: str
     uplink: str
-    links: tuple[str, ...]
-    routed: bool
+    gate: Gate | None
     tunnel_addresses: tuple[str, ...]
     inside: tuple[str, ...]
     pod_addresses: tuple[str, ...]
@@ -55,8 +79,26 @@ class Policy(NamedTuple):
     on_link: tuple[str, ...]
     neighbours: tuple[str, ...]
     input_ports: tuple[str, ...]
-    names: Names | None
-    asked: tuple[str, ...]
+    dns: Names | Asked
     older: tuple[int, ...] = ()
-    hole: Hole | None = None
     advertised: bool = False
+
+    @property
+    def names(self) -> Names | None:
+        """Where redirected queries go; None where none is redirected."""
+        return self.dns if isinstance(self.dns, Names) else None
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The resolvers that everybody may ask on the uplink."""
+        return self.dns.resolvers if isinstance(self.dns, Asked) else ()
+
+
+class Resolving(NamedTuple):
+    """One query for an endpoint's name may leave a pod that is otherwise sealed, or opened."""
+
+    otherwise: Sealed | Opened
+    hole: Hole
+
+
+Policy = Sealed | Resolving | Opened

@@ -46,7 +46,7 @@ _ERRORS6 = "icmpv6 type { destination-unreachable, packet-too-big, time-exceeded
 class Served(NamedTuple):
     """All that the rules depend on. Addresses and networks are text; networks are sorted and disjoint.
 
-    links, routed: for the gate, as in policy.Policy. own: the tunnel's addresses here. inside: the peers' networks.
+    links, routed: for the gate, as in policy.Gate. own: the tunnel's addresses here. inside: the peers' networks.
     allowed: where they may go. names: their queries to `own` are for the forwarder. peer_dns: resolvers outside that
     they may ask. resolvers: those that the pod may ask; docker: the engine's asks for it, from this network.
     advertised: the pod lives by router advertisements. forwards6: the kernel forwards IPv6.
