@@ -60,6 +60,10 @@ class Account:
         """Serve it no more."""
         self._endpoint.close()
 
+    def outdated(self) -> None:
+        """A run begins or has ended: the pages of before tell another state."""
+        self._endpoint.kept.forget()
+
     def publish(self) -> None:
         """Answer by what is known now; a turn is logged."""
         reason = self._reason()

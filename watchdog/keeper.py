@@ -116,6 +116,7 @@ class Keeper:
         run = policy.take(now)
         if run is not None:
             self._parts.runs.begin(run)
+            self._account.outdated()
         at = policy.wake_at()
         if self._wake is not None:
             self._wake.cancel()
@@ -126,6 +127,7 @@ class Keeper:
 
     def _run_ended(self, worked: bool | None) -> None:
         """None: it found out that the file on disk is bad, and changed nothing."""
+        self._account.outdated()
         if worked is not None:
             self._observe(self._loop.now())
         if worked:

@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 
 #: Characters of a reason: some hold words of a server far away.
 LONGEST_REASON = 400
-#: Seconds for which a page that costs much stays as it is; and how many times longer than it took, at least.
-FRESH, FRESH_SHARE = 0.1, 20.0
+#: Seconds for which a page that costs much stays as it is: twenty times as long as it took, within these bounds. What
+#: it took may have been a wait: for wireguard-go, or for the processor.
+FRESH, FRESH_SHARE, OLDEST = 0.1, 20.0, 1.0
 #: Seconds until a port that is taken is tried again.
 LISTEN_AGAIN = 5.0
 _JSON = "application/json"
@@ -47,7 +48,7 @@ _POLICY = (
 _IMPLEMENTATIONS = {"wireguard": "kernel", "tun": "userspace"}
 
 
-class _Kept:
+class Kept:
     """Pages that cost much, from memory while they are young: so many clients cost hardly more than one."""
 
     def __init__(self, loop: Loop) -> None:
@@ -61,8 +62,12 @@ class _Kept:
         if reply is None or began >= until:
             reply = render()
             now = self._loop.now()
-            self._fresh[render] = now + max(FRESH, (now - began) * FRESH_SHARE), reply
+            self._fresh[render] = now + min(max(FRESH, (now - began) * FRESH_SHARE), OLDEST), reply
         return reply
+
+    def forget(self) -> None:
+        """Render each anew."""
+        self._fresh.clear()
 
 
 class Endpoint:
@@ -84,7 +89,7 @@ class Endpoint:
         self._told = told
         self._disabled = disabled
         self._repairing = repairing
-        self._kept = _Kept(loop)
+        self.kept = Kept(loop)
         self._started = time.time()
         self._server: Server | None = None
         self._up: bool | None = None
@@ -98,7 +103,7 @@ class Endpoint:
             b"/readyz": lambda _: self._page,
             b"/livez": self._live_page,
             b"/metrics": self._metrics,
-            b"/status": lambda _: self._kept.page(self._status_page),
+            b"/status": lambda _: self.kept.page(self._status_page),
         }
         try:
             listener = listen(self._settings.health_port)
@@ -123,11 +128,12 @@ class Endpoint:
         body = "VPN is active" if up else f"VPN is not active: {' '.join(reason.split())[:LONGEST_REASON]}"
         if body != self._page.body:
             self._page = Reply(200 if up else 503, body)
+            self.kept.forget()
         before, self._up = self._up, up
         return up != before
 
     def _first_page(self, request: Request) -> Reply:
-        return self._kept.page(self._browser_page) if request.wants(b"text/html") else self._page
+        return self.kept.page(self._browser_page) if request.wants(b"text/html") else self._page
 
     def _browser_page(self) -> Reply:
         nonce = os.urandom(16).hex()
@@ -143,7 +149,7 @@ class Endpoint:
 
     def _metrics(self, request: Request) -> Reply:
         asked = request.wants(b"application/openmetrics-text")
-        return self._kept.page(self._open_metrics_page if asked else self._metrics_page)
+        return self.kept.page(self._open_metrics_page if asked else self._metrics_page)
 
     def _metrics_page(self) -> Reply:
         return Reply(200, metrics.render(self._values(self._told())), metrics.CONTENT_TYPE)

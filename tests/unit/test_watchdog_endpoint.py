@@ -14,6 +14,7 @@ from tests.unit.build_watchdog import Port, StillLoop
 from tests.unit.test_watchdog_status import STATUS
 from watchdog import facts
 from watchdog.pages import LISTEN_AGAIN, Endpoint
+from watchdog.status import Status
 
 
 @pytest.fixture
@@ -26,8 +27,8 @@ def port(monkeypatch: pytest.MonkeyPatch) -> Port:
     return Port(monkeypatch)
 
 
-def made(loop: StillLoop, disabled: Callable[[], str] = str) -> Endpoint:
-    return Endpoint(loop, read({}), facts.Kernel("wg0"), lambda: STATUS, disabled, bool)
+def made(loop: StillLoop, disabled: Callable[[], str] = str, told: Callable[[], Status] = lambda: STATUS) -> Endpoint:
+    return Endpoint(loop, read({}), facts.Kernel("wg0"), told, disabled, bool)
 
 
 def test_before_the_first_verdict_it_is_red(loop: StillLoop, port: Port) -> None:
@@ -54,6 +55,39 @@ def test_an_answer_that_stays_the_same_is_rendered_once(loop: StillLoop, port: P
     first = port.ask("/")
     it.publish("")
     assert port.ask("/") is first
+
+
+SLOW = 0.75  # seconds that a page may take where the processor is busy
+
+
+def slowly(loop: StillLoop, told: list[Status]) -> Callable[[], Status]:
+    """Tells the next of these, the last one for ever; each takes its time."""
+
+    def tell() -> Status:
+        loop.advance(SLOW)
+        return told.pop(0) if len(told) > 1 else told[0]
+
+    return tell
+
+
+def test_a_page_that_took_long_is_not_kept_for_long(loop: StillLoop, port: Port) -> None:
+    it = made(loop, told=slowly(loop, [STATUS._replace(verdict="first"), STATUS._replace(verdict="second")]))
+    it.open()
+    it.publish("")
+    assert '"verdict": "first"' in port.get("/status")[1]
+    loop.advance(0.5)
+    assert '"verdict": "first"' in port.get("/status")[1]
+    loop.advance(0.6)
+    assert '"verdict": "second"' in port.get("/status")[1]
+
+
+def test_no_page_is_older_than_the_reason(loop: StillLoop, port: Port) -> None:
+    it = made(loop, told=slowly(loop, [STATUS._replace(verdict="first"), STATUS._replace(verdict="second")]))
+    it.open()
+    it.publish("")
+    assert '"verdict": "first"' in port.get("/status")[1]
+    it.publish("silence")
+    assert '"verdict": "second"' in port.get("/status")[1]
 
 
 def test_alive_is_who_can_repair(loop: StillLoop, port: Port) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -128,6 +129,21 @@ def test_a_change_is_repaired_and_the_repair_confirmed(pod: Pod) -> None:
     pod.loop.advance(60)
     assert pod.commands().count("init_wg up") == 3
     assert 'init_wg_repairs_total{reason="rules"} 1' in pod.port.get("/metrics")[1]
+
+
+def test_no_page_of_before_a_run_is_told_after_it(pod: Pod) -> None:
+    """No time passes here: pages are kept for a while, but not beyond the begin or the end of a run."""
+
+    def repairing() -> str:
+        return str(json.loads(pod.port.get("/status")[1])["repairing"])
+
+    pod.settle()
+    pod.keeper.reload()
+    assert repairing() == "None"
+    pod.last("init_wg check").exits(0)
+    assert repairing() == "config"
+    pod.last("init_wg up").exits(0)
+    assert repairing() == "None"
 
 
 def test_a_setup_that_failed_says_why_and_is_tried_again(pod: Pod) -> None:
