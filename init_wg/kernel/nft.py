@@ -82,7 +82,7 @@ def counters() -> dict[str, int]:
     chain = ""
     packets: dict[str, int] = {}
     for line in _nft(("list", "table", "inet", killswitch.NAME), "").stdout.splitlines():
-        words = line.split()
+        words = line.partition(" comment ")[0].split()
         if words[:1] == ["chain"]:
             chain = words[1]
         if "packets" in words:

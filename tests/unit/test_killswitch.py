@@ -170,10 +170,14 @@ BASE = {
 }
 
 
+#: What nft takes for one, at most 128 bytes.
+COMMENT = re.compile(r' comment "[A-Za-z0-9 .,:\'-]{1,128}"$')
+
+
 def chains(text: str) -> dict[str, list[str]]:
-    """Chain -> its lines."""
+    """Chain -> its lines, without their comments."""
     found = re.findall(r"\tchain (\w+) \{\n(.*?)\t\}\n", text, re.DOTALL)
-    return {name: [line.strip() for line in body.splitlines()] for name, body in found}
+    return {name: [COMMENT.sub("", line.strip()) for line in body.splitlines()] for name, body in found}
 
 
 def sets(text: str) -> dict[str, list[str]]:
@@ -318,6 +322,14 @@ def test_what_comes_in() -> None:
         'iifname "wg0" ct state established,related accept',
     ]
     assert not any(line.startswith('iifname "wg0"') for line in lines[to_tunnel:])
+
+
+@pytest.mark.parametrize("name", [name for name in RULESETS if name.startswith("opened")])
+def test_a_rule_that_ends_a_packets_way_says_why(name: str) -> None:
+    """But for the last one of a chain, which says no to all the rest."""
+    for chain in re.findall(r"\tchain (?:uplink|output|arriving|input) \{\n(.*?)\t\}\n", RULESETS[name], re.DOTALL):
+        for line in chain.splitlines()[:-1]:
+            assert not re.search(r"(?:drop|return|refuse|refuse_name)$", line), line
 
 
 def test_the_ports_of_older_sockets_are_remembered() -> None:

@@ -136,7 +136,8 @@ NO_IPV6 = ORDINARY._replace(circumstances=build.circumstances(families=(INET,)))
 NO_KILL_SWITCH = ORDINARY._replace(settings=build.settings(ENABLE_KILL_SWITCH="false"))
 USERSPACE = ORDINARY._replace(circumstances=build.circumstances(kind="tun"))
 FOREIGN_PEER = Peer(build.OTHER_SERVER, None, ("198.51.100.9", 51820), frozenset(["10.9.0.0/16"]), 0)
-DOCKER, LOOPBACK = "\t\tip daddr 127.0.0.11 jump refuse_name\n", '\t\toif "lo" accept\n'
+DOCKER = "\t\tip daddr 127.0.0.11 jump refuse_name comment \"Docker's resolver asks from the host's network\"\n"
+LOOPBACK = '\t\toif "lo" accept\n'
 ACCEPT_ALL = "chain output {\n\t\ttype filter hook output priority filter; policy accept;"
 
 CASES: dict[str, tuple[State, World]] = {

@@ -73,18 +73,19 @@ def sealed(links: Iterable[str], hole: Hole | None = None, *, routed: bool = Tru
         neighbours = "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } ip6 hoplimit 255"
         outgoing.append(f"{neighbours} {_ND_SIZE} ip6 daddr {{ fe80::/10, ff02::/16 }} {_STAMP}")
         incoming.append(f"{neighbours} accept")
-    output = [*outgoing, f"ip daddr {DOCKER_RESOLVER} jump refuse", 'oif "lo" accept', "jump refuse"]
+    docker = _why(f"ip daddr {DOCKER_RESOLVER} jump refuse", _DOCKER)
+    output = [*outgoing, docker, 'oif "lo" accept', "jump refuse"]
     chains = [("output", _OUTPUT, output), ("input", _INPUT, [*incoming, 'iif "lo" accept', "drop"]), *_COMMON]
     inet = _table("inet", [_REFUSE, *chains])
     # What an application sends does not come so far as to need a neighbour; our query does.
-    arp = [f"{_ARP_SIZE} ether type arp accept" if hole else f"{_ARP_SIZE} arp operation reply accept"]
-    return inet + _gate(tuple(links), arp, [], routed=routed)
+    arp = f"{_ARP_SIZE} ether type arp accept" if hole else f"{_ARP_SIZE} arp operation reply accept"
+    return inet + _gate(tuple(links), [_why(arp, _ARP)], [], routed=routed)
 
 
 def opened(policy: Opened, hole: Hole | None = None) -> str:
     """Only the tunnel, its own packets, replies to connections that came in, and the bypass networks (and the hole for
     one query)."""
-    admit = [f"ct state new ct mark set ct mark | {_ADMITTED}", "accept"]
+    admit = [_why(f"ct state new ct mark set ct mark | {_ADMITTED}", "so that its replies may leave"), "accept"]
     chains: list[_Chain] = [("refuse_name", "", ["counter jump refuse"]), ("admit", "", admit)]
     if policy.names:
         chains.append(("names", "type nat hook output priority -115; policy accept;", _redirected(policy.names)))
@@ -100,7 +101,9 @@ def opened(policy: Opened, hole: Hole | None = None) -> str:
     inet = _table("inet", [_REFUSE, *chains], sets)
     if not policy.gate:
         return inet
-    wireguard = _wireguard(policy) + _later_fragments(policy)
+    wireguard = [f"{rule} accept" for rule in _wireguard(policy)]
+    later = "WireGuard's later fragments have no ports"
+    wireguard += [_why(f"{rule} accept", later) for rule in _later_fragments(policy)]
     return inet + _gate(policy.gate.links, _arp(policy), wireguard, routed=policy.gate.routed)
 
 
@@ -137,38 +140,48 @@ def _output(policy: Opened, hole: Hole | None) -> list[str]:
     rules.append('oif "lo" accept')
     # Never the tunnel inside itself: without their mark WireGuard's own packets come here, the provider takes what
     # arrives for the pod having moved into the tunnel, and the two go on feeding each other for ever.
-    rules += [f"{tunnel} {_family(a)} daddr {a} udp dport {port} jump refuse" for a, port in policy.endpoints]
+    loop = "never the tunnel inside itself"
+    rules += [
+        _why(f"{tunnel} {_family(a)} daddr {a} udp dport {port} jump refuse", loop) for a, port in policy.endpoints
+    ]
     # Only with the tunnel's own source: a packet of the pod's address in the tunnel would come back elsewhere.
     rules += [f"{tunnel} {match} accept" for match in _inside(policy)]
     rules.append(f'oifname "{policy.uplink}" jump uplink')
     # IPv6 replies were re-routed by their mark.
-    rules += [f"{rule} accept" for rule in _ipv6_replies(policy)]
+    rules += [_why(f"{rule} accept", "routed anew by its mark") for rule in _ipv6_replies(policy)]
     if policy.names:
         rules += [f"ct status dnat {_family(a)} daddr {a} {_DNS} accept" for a in policy.names.resolvers]
     # To the pod itself: the forwarder, or the proxy of a service mesh.
-    rules += [f"ct status dnat {match} accept" for match in ("ip daddr 127.0.0.0/8", "ip6 daddr ::1")]
-    rules += [f"ct status dnat {match} accept" for match in _by_family("daddr", policy.pod_addresses)]
-    rules.append(f"{_NAME_PORTS} jump refuse_name")
+    own = ["ip daddr 127.0.0.0/8", "ip6 daddr ::1", *_by_family("daddr", policy.pod_addresses)]
+    rules += [_why(f"ct status dnat {match} accept", "redirected to the pod itself") for match in own]
+    rules.append(_why(f"{_NAME_PORTS} jump refuse_name", "DNS outside the tunnel would leak names"))
     return [*rules, "jump refuse"]
 
 
 def _uplink(policy: Opened, hole: Hole | None) -> list[str]:
     """All that may leave on the uplink, by what it is and never by a mark alone: whose routes or rules brought it
     here does not matter, therefore. What comes to the end is refused by `output`, and dropped by `leaving`."""
-    rules = [f"{rule} accept" for rule in _wireguard(policy)]
+    rules = [
+        _why(f"{rule} accept", "WireGuard, by its form too: anybody may set a mark") for rule in _wireguard(policy)
+    ]
     # `output` has stamped the query, and `leaving` sees it with that mark.
     rules += _query(hole, _PASS)[0] if hole else []
     # The tunnel's addresses are nobody's outside of it.
-    rules += [f"{match} return" for match in _by_family("saddr", policy.tunnel_addresses)]
+    lost = "the tunnel's own source never leaves in clear"
+    rules += [_why(f"{match} return", lost) for match in _by_family("saddr", policy.tunnel_addresses)]
     # Replies to connections that came in. Never `ct state established`: with a rule or a route lost, that would
     # let every established flow of the tunnel out in clear.
-    rules += [f"{_REPLY} ct original {match} {_STAMP}" for match in _by_family("daddr", policy.pod_addresses)]
+    only = "replies only: established flows of the tunnel would leak here"
+    rules += [
+        _why(f"{_REPLY} ct original {match} {_STAMP}", only) for match in _by_family("daddr", policy.pod_addresses)
+    ]
     rules += _neighbour_discovery(policy)
     rules += [f"{match} {_DNS} {_STAMP}" for match in _by_family("daddr", policy.asked)]
     for alias, resolver in policy.names.cluster if policy.names else ():
         family = _family(alias)
-        rules.append(f"ct original {family} daddr {alias} {family} daddr {resolver} {_DNS} {_STAMP}")
-    rules.append(f"{_NAME_PORTS} return")
+        query = f"ct original {family} daddr {alias} {family} daddr {resolver} {_DNS} {_STAMP}"
+        rules.append(_why(query, "only the forwarder knows this alias"))
+    rules.append(_why(f"{_NAME_PORTS} return", "no DNS to the bypass networks"))
     return [*rules, *(f"{match} {_STAMP}" for match in _beside("daddr", policy))]
 
 
@@ -189,7 +202,7 @@ def _arp(policy: Opened) -> list[str]:
     sender = f"arp saddr ip {_set(own)}"
     near = [match.removeprefix("ip daddr ") for match in _by_family("daddr", policy.neighbours) if match[:3] == "ip "]
     asked = [f"{_ARP_SIZE} arp operation request {sender} arp daddr ip {match} accept" for match in near]
-    return [f"{_ARP_SIZE} arp operation reply {sender} accept", *asked]
+    return [_why(rule, _ARP) for rule in (f"{_ARP_SIZE} arp operation reply {sender} accept", *asked)]
 
 
 def _docker_resolver(policy: Opened) -> list[str]:
@@ -200,7 +213,7 @@ def _docker_resolver(policy: Opened) -> list[str]:
     known = []
     if policy.names and policy.names.docker:
         known = [f"{_by_forwarder(policy.names)} ip saddr {FORWARDER_SOURCE} ip daddr {DOCKER_RESOLVER} accept"]
-    return [*known, f"ip daddr {DOCKER_RESOLVER} jump refuse_name"]
+    return [*known, _why(f"ip daddr {DOCKER_RESOLVER} jump refuse_name", _DOCKER)]
 
 
 def _by_forwarder(names: Names) -> str:
@@ -214,7 +227,7 @@ def _by_forwarder(names: Names) -> str:
 
 def _redirected(names: Names) -> list[str]:
     """Before Docker's own (-100), and only the first packet of a flow comes here."""
-    rules = [f"meta mark {_FWMARK} return"]  # our own query for an endpoint's name
+    rules = [_why(f"meta mark {_FWMARK} return", "the query for an endpoint's name")]
     if names.docker:
         rules.append(f"{_by_forwarder(names)} ip saddr {FORWARDER_SOURCE} return")
     for alias, resolver in names.cluster:
@@ -240,7 +253,8 @@ def _sources(policy: Opened) -> list[str]:
         own = next((address for address in policy.tunnel_addresses if _family(address) == family), None)
         if own:
             match = f"{family} saddr != {own} {family} daddr {resolver} {_DNS}"
-            rules.append(f'oifname "{policy.tunnel}" {match} snat {family} to {own}')
+            rule = f'oifname "{policy.tunnel}" {match} snat {family} to {own}'
+            rules.append(_why(rule, "redirected after it had its source"))
     return rules
 
 
@@ -252,6 +266,8 @@ _NAME_PORTS = "meta l4proto { tcp, udp } th dport { 53, 853 }"
 # An Ethernet header and the ARP message for IPv4; a neighbour message with one option, a link-layer address. Sizes as
 # the kernel makes them: behind a longer one, anything could be carried.
 _ARP_SIZE = "meta length 42"
+_ARP = "no longer than the kernel makes it"
+_DOCKER = "Docker's resolver asks from the host's network"
 _ND_SIZE = "ip6 length <= 32"
 
 
@@ -263,7 +279,7 @@ def _ipv6_replies(policy: Opened) -> list[str]:
 def _replies(policy: Opened) -> list[str]:
     """IPv6 replies find the way home by a mark: `from <pod address>` would also catch the second look-up
     that IPv6 makes, with a source it chose itself, when the first one failed."""
-    return [f"{rule} meta mark set {_PASS}" for rule in _ipv6_replies(policy)]
+    return [_why(f"{rule} meta mark set {_PASS}", "the way home, by a routing rule") for rule in _ipv6_replies(policy)]
 
 
 def _wireguard(policy: Opened) -> list[str]:
@@ -296,23 +312,25 @@ def _input(policy: Opened, hole: Hole | None) -> list[str]:
     tunnel, uplink = f'iifname "{policy.tunnel}"', f'iifname "{policy.uplink}"'
     rules = _query(hole)[1] if hole else []
     rules.append('iif "lo" accept')
-    rules += [f"{tunnel} {_family(a)} saddr {a} udp sport {port} drop" for a, port in policy.endpoints]
+    inner = "the provider is not inside its own tunnel"
+    rules += [_why(f"{tunnel} {_family(a)} saddr {a} udp sport {port} drop", inner) for a, port in policy.endpoints]
     rules.append(f"{tunnel} ct state established,related accept")
     if policy.input_ports:
         rules.append(f"{tunnel} {_INPUT_PORTS} {_set(policy.input_ports)} accept")
-    # To the tunnel's addresses, but not through the tunnel: CVE-2019-14899.
-    rules += [f"{match} drop" for match in _by_family("daddr", policy.tunnel_addresses)]
+    spoofed = "not through the tunnel: CVE-2019-14899"
+    rules += [_why(f"{match} drop", spoofed) for match in _by_family("daddr", policy.tunnel_addresses)]
     rules.append(f"{uplink} ct direction reply accept")
     rules += [f"{uplink} {_family(a)} saddr {a} udp sport {port} accept" for a, port in policy.endpoints]
     # Any neighbour can advertise itself, or other ways: routes, addresses, and what leads to it.
     unheard = "nd-redirect" if policy.advertised else "{ nd-router-advert, nd-redirect }"
-    rules.append(f"{uplink} icmpv6 type {unheard} drop")
+    rules.append(_why(f"{uplink} icmpv6 type {unheard} drop", "any neighbour could change the routes"))
     # A flow from before the lockdown: its server goes on sending, conntrack would take that for a connection that
     # came in, and what the pod answers for a reply. In mid-stream TCP, and UDP to a socket that is as old, only the
     # bypass networks may begin.
-    rules += [f"{uplink} ct state new tcp flags {flags} counter drop" for flags in ("! syn", "fin,rst,ack")]
+    old = "a flow from before the lockdown"
+    rules += [_why(f"{uplink} ct state new tcp flags {flags} counter drop", old) for flags in ("! syn", "fin,rst,ack")]
     rules += [f"{uplink} {match} jump admit" for match in _beside("saddr", policy)]
-    rules.append(f"{uplink} ct state new udp dport @{_OLDER} counter drop")
+    rules.append(_why(f"{uplink} ct state new udp dport @{_OLDER} counter drop", old))
     return [*rules, f"{uplink} jump admit"]
 
 
@@ -330,7 +348,7 @@ def _leaving(policy: Opened) -> list[str]:
     return [
         'oif "lo" accept',
         f'oifname "{policy.tunnel}" accept',
-        f'oifname "{policy.uplink}" jump uplink',
+        _why(f'oifname "{policy.uplink}" jump uplink', "again: another table may have sent it here"),
         "counter drop",
     ]
 
@@ -343,7 +361,8 @@ def _arriving(policy: Opened) -> list[str]:
     rules = []
     for family, words in _NFPROTO.items():
         own = [address for address in policy.tunnel_addresses if _family(address) == family]
-        rules.append(f"{tunnel} {family} daddr != {_set(own)} drop" if own else f"{tunnel} meta nfproto {words} drop")
+        stray = f"{family} daddr != {_set(own)}" if own else f"meta nfproto {words}"
+        rules.append(_why(f"{tunnel} {stray} drop", "not for the tunnel's own address"))
     # Errors are tied to what they are about: the kernel drops one that is not addressed to its sender.
     rules.append(f"{tunnel} icmp type {{ destination-unreachable, time-exceeded, parameter-problem }} accept")
     too_big = "destination-unreachable, packet-too-big, time-exceeded, parameter-problem"
@@ -352,14 +371,17 @@ def _arriving(policy: Opened) -> list[str]:
     # nft would list a set of them in its own.
     resolvers = policy.names.resolvers if policy.names else ()
     rules += [f"{tunnel} {_family(a)} saddr {a} accept" for a in resolvers]
-    rules += [f"{tunnel} {match} counter drop" for match in _beside("saddr", policy)]
-    return rules + [f"{tunnel} {match} counter drop" for match in _by_family("saddr", policy.on_link)]
+    outside = [*_beside("saddr", policy), *_by_family("saddr", policy.on_link)]
+    return rules + [_why(f"{tunnel} {match} counter drop", "no peer speaks for the cluster") for match in outside]
 
 
 def _query(hole: Hole, mark: str = _FWMARK) -> tuple[list[str], list[str]]:
     """Out and back. The original port: Docker's own rules have changed 53 to another before we see it."""
     outgoing = [
-        f"meta mark {mark} {match} udp sport {hole.source_port} ct original proto-dst 53 {_STAMP}"
+        _why(
+            f"meta mark {mark} {match} udp sport {hole.source_port} ct original proto-dst 53 {_STAMP}",
+            "the query for an endpoint's name",
+        )
         for match in _by_family("daddr", hole.resolvers)
     ]
     incoming = [
@@ -379,8 +401,9 @@ def _gate(links: tuple[str, ...], arp: list[str], wireguard: list[str], *, route
         return ""
     devices = f'device "{links[0]}"' if len(links) == 1 else f"devices = {{ {', '.join(links)} }}"
     hook = f"type filter hook egress {devices} priority filter; policy drop;"
-    egress = [*arp, f"{_ROUTED} jump routed" if routed else "jump routed", "counter drop"]
-    accepted = [f"meta mark {_PASS} accept", *(f"{rule} accept" for rule in wireguard)]
+    ask = _why(f"{_ROUTED} jump routed", "a raw frame has no route") if routed else "jump routed"
+    egress = [*arp, ask, "counter drop"]
+    accepted = [_why(f"meta mark {_PASS} accept", "the other table let it pass"), *wireguard]
     return _table("netdev", [("routed", "", accepted), ("egress", hook, egress)])
 
 
@@ -453,6 +476,11 @@ def _families_of(values: Iterable[str]) -> list[tuple[str, list[str]]]:
     values = tuple(values)
     families = [(word, [v for v in values if _family(v) == word]) for word in ("ip", "ip6")]
     return [(word, members) for word, members in families if members]
+
+
+def _why(rule: str, reason: str) -> str:
+    """The rule with its reason as a comment. nft keeps it byte for byte, so a live pod explains itself."""
+    return f'{rule} comment "{reason}"'
 
 
 def _set(members: Iterable[str]) -> str:
