@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import TYPE_CHECKING, Protocol
 
 from init_wg import __version__, log
 from init_wg.errors import DONE, ConfigError, InitWgError, KernelError, VerifyError
 from init_wg.kernel import process
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from init_wg.config.settings import Settings
 
 #: How each command is called, and what it does.
 COMMANDS = {
@@ -128,9 +134,9 @@ def _run(arguments: list[str]) -> int:
 
 def _up(server: str | None) -> int:
     from init_wg.config import settings
-    from init_wg.setup import connect
 
-    connect.up(settings.read(os.environ), server)
+    found = settings.read(os.environ)
+    _mode(found).up(found, server)
     return DONE
 
 
@@ -148,10 +154,9 @@ def _hold() -> int:
 def _check() -> int:
     from init_wg.config import settings
     from init_wg.kernel import nft
-    from init_wg.setup import connect, observe
 
     found = settings.read(os.environ)
-    steps = connect.compare(found, observe.look(found.interface))[1].steps
+    steps = _mode(found).differences(found)
     strangers = nft.strangers()
     for line in (*steps, *strangers):
         print(line)
@@ -175,9 +180,10 @@ def _check_file(path: str) -> int:
 
 def _status(*, as_json: bool) -> int:
     from init_wg.config import settings
-    from init_wg.setup import report
 
-    facts = report.status(settings.read(os.environ))
+    found = settings.read(os.environ)
+    report = _report(found)
+    facts = report.status(found)
     print(report.as_json(facts) if as_json else report.as_text(facts))
     return DONE
 
@@ -186,9 +192,9 @@ def _names() -> int:
     """Become the forwarder: whoever started this process now supervises that."""
     from init_wg.config import settings
     from init_wg.kernel import process
-    from init_wg.setup import connect
 
-    command = connect.forwarder(settings.read(os.environ))
+    found = settings.read(os.environ)
+    command = _mode(found).forwarder(found)
     if command is None:
         log.debug("no DNS forwarder is needed")
         return DONE
@@ -201,8 +207,47 @@ def _names() -> int:
 
 def _down() -> int:
     from init_wg.config import settings
-    from init_wg.setup import connect
 
-    connect.down(settings.read(os.environ))
+    found = settings.read(os.environ)
+    _mode(found).down(found)
     log.warning("everything is taken away: this pod's traffic is not protected any more")
     return DONE
+
+
+def _mode(settings: Settings) -> _Mode:
+    """Who sets up the pod."""
+    if settings.mode == "server":
+        from init_wg.server import run
+
+        return run
+    from init_wg.setup import connect
+
+    return connect
+
+
+def _report(settings: Settings) -> _Report:
+    """Who tells about it."""
+    if settings.mode == "server":
+        from init_wg.server import report as server
+
+        return server
+    from init_wg.setup import report as egress
+
+    return egress
+
+
+class _Mode(Protocol):
+    """The module of one WG_MODE. Its functions raise InitWgError."""
+
+    def up(self, settings: Settings, server: str | None) -> None: ...
+    def differences(self, settings: Settings) -> tuple[object, ...]: ...
+    def forwarder(self, settings: Settings) -> tuple[str, ...] | None: ...
+    def down(self, settings: Settings) -> None: ...
+
+
+class _Report(Protocol):
+    """The module that tells about one WG_MODE."""
+
+    def status(self, settings: Settings) -> dict[str, Any]: ...
+    def as_json(self, facts: dict[str, Any]) -> str: ...
+    def as_text(self, facts: dict[str, Any]) -> str: ...

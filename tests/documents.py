@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from init_wg.config.settings import TABLE
+from init_wg.config import server_settings
+from init_wg.config.settings import TABLE, Setting
 
 ROOT = Path(__file__).parents[1]
 CONFIGURATION = ROOT / "docs/configuration.md"
@@ -66,6 +67,16 @@ page from the table in `init_wg/config/settings.py`.
 | name | default | read by | meaning |
 |---|---|---|---|
 """
+SERVER = """
+## Server mode
+
+With `WG_MODE=server` these count, too, and [server.md](server.md) says how to use them. Their names are
+those of linuxserver/wireguard. The table is in `init_wg/config/server_settings.py`.
+`SERVER_ALLOWEDIPS_PEER_name` has the networks behind the peer of that name, with commas between.
+
+| name | default | meaning |
+|---|---|---|
+"""
 TAIL = """
 ## The WireGuard file
 
@@ -77,11 +88,15 @@ and `PostDown` are never executed. `Table`, `FwMark` and `SaveConfig` are ignore
 
 def configuration() -> str:
     """The page."""
-    rows = []
-    for each in TABLE:
-        default = f"`{each.default}`" if each.default else "empty"
-        rows.append(f"| `{each.name}` | {default} | {READERS[each.reader]} | {each.meaning} |")
-    return HEAD + "\n".join(rows) + "\n" + TAIL
+    common = "".join(
+        f"| `{each.name}` | {_default(each)} | {READERS[each.reader]} | {each.meaning} |\n" for each in TABLE
+    )
+    server = "".join(f"| `{each.name}` | {_default(each)} | {each.meaning} |\n" for each in server_settings.TABLE)
+    return HEAD + common + TAIL + SERVER + server
+
+
+def _default(setting: Setting) -> str:
+    return f"`{setting.default}`" if setting.default else "empty"
 
 
 def values(text: str) -> list[tuple[str, str, str]]:

@@ -45,6 +45,9 @@ def main() -> int:
     except ConfigError as error:
         log.error(str(error))
         return error.exit_code
+    if found.mode != "egress":
+        log.error("environment: WG_MODE=server: the watchdog does not know this mode yet: run init-wg up alone")
+        return ConfigError.exit_code
     for notice in found.notices:
         log.warning(notice)
     limits.raise_descriptors()

@@ -24,10 +24,7 @@ BEHIND = "SERVER_ALLOWEDIPS_PEER_"
 #: linuxserver's, for what this program has no use for.
 IGNORED = ("PUID", "PGID", "TZ")
 _WIDEST, _NARROWEST = 16, 30  # of INTERNAL_SUBNET
-_WIDEST6, _NARROWEST6 = (
-    8,
-    112,
-)  # the host numbers of the widest allowed INTERNAL_SUBNET are a /112's at most in practice
+_WIDEST6, _NARROWEST6 = 8, 112  # of INTERNAL_SUBNET6: a /112 has a number for each host of the widest INTERNAL_SUBNET
 
 
 class ServerSettings(NamedTuple):
@@ -162,9 +159,7 @@ def _peer_dns(text: str) -> tuple[str, ...] | None:
 
 def _log_confs(text: str) -> bool:
     if boolean(text):
-        raise ConfigError(
-            "environment: LOG_CONFS=true: secrets do not go into logs: delete it, and run init-wg peer show NAME"
-        )
+        raise ConfigError("environment: LOG_CONFS=true: secrets do not go into logs: delete it")
     return False
 
 
@@ -184,8 +179,7 @@ TABLE = (
              "`-`. A peer that is taken out of the list is refused at once and keeps its keys: put back, it works as "
              "before."),
     _setting("PEERS_FILE", "peers_file", "", str, "a path",
-             "Instead of `PEERS`: a file with one name for each line. The watchdog looks at it every two seconds, so "
-             "editing a ConfigMap adds and removes peers."),
+             "Instead of `PEERS`: a file with one name for each line."),
     _setting("SERVERURL", "url", "", _url, "a host name, an address or auto",
              "The host in the peers' files. Serving needs none. `auto` takes the uplink's own address, if that is "
              "public. No service on the internet is asked."),
@@ -209,7 +203,7 @@ TABLE = (
     _setting("PRESHARED_KEYS", "preshared_keys", "true", boolean, "true or false",
              "A preshared key for each new peer."),
     _setting("LOG_CONFS", "log_confs", "false", _log_confs, "false",
-             "linuxserver's prints the peers' keys. `true` is rejected: run `init-wg peer show NAME`."),
+             "linuxserver's prints the peers' keys. `true` is rejected: secrets do not go into logs."),
     _setting("SERVER_DATA", "data", "/var/lib/init-wg", _folder, "an absolute path",
              "The volume with the keys. See [server.md](server.md)."),
 )  # fmt: skip

@@ -17,6 +17,7 @@ from init_wg.server.design.register import Makes, Register
 if TYPE_CHECKING:
     from init_wg.config.server_settings import ServerSettings
     from init_wg.server.design.desired import Networks
+    from init_wg.server.design.register import Peer
 
 
 class Enrolled(NamedTuple):
@@ -26,9 +27,14 @@ class Enrolled(NamedTuple):
     within: Networks
     failure: InitWgError | None
 
+    @property
+    def active(self) -> dict[str, Peer]:
+        """The peers that are served, by name."""
+        return {name: peer for name, peer in self.register.peers.items() if peer.active}
 
-def enrol(server: ServerSettings) -> Enrolled:
-    """Read the volume, and extend it where there are new peers.
+
+def enrol(server: ServerSettings, *, keep: bool = True) -> Enrolled:
+    """Read the volume, and extend it where there are new peers. keep=False: as it would be, and nothing is written.
 
     Raises InitWgError where there is nothing to serve yet. Later the running server must go on, and be repaired, with
     what it has: a full volume or a wrong list of peers is a failure beside that.
@@ -47,18 +53,15 @@ def enrol(server: ServerSettings) -> Enrolled:
             return Enrolled(known, within(server, known), error)
         networks = within(server, register)
         register, outdated = registers.moved(register, tuple(map(str, networks)), time.time())
-        if register != kept:
+        if keep and register != kept:
             try:
                 store.save(server.data, register)
             except KernelError as error:
                 if known is None:
                     raise
                 return Enrolled(registers.known(known, wanted), networks, error)
-    if outdated:
-        log.warning(
-            f"the tunnel's networks have changed: these peers need their file anew (init-wg peer show NAME): "
-            f"{', '.join(outdated)}"
-        )
+    if keep and outdated:
+        log.warning(f"the tunnel's networks have changed: these peers need their file anew: {', '.join(outdated)}")
     return Enrolled(register, networks, None)
 
 

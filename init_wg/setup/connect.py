@@ -24,6 +24,7 @@ from init_wg.setup.reconcile import Comparison, Goal
 if TYPE_CHECKING:
     from init_wg.config.settings import Settings
     from init_wg.config.tunnel import Tunnel
+    from init_wg.design.steps import Step
     from init_wg.model.state import State, TunnelInterface
     from init_wg.model.wireguard import Reading
 
@@ -77,6 +78,11 @@ def down(settings: Settings) -> None:
     """Take away all that is ours."""
     with lock.acquire(LOCK_TIMEOUT), netlink.Socket() as kernel:
         reconcile.down(kernel, settings)
+
+
+def differences(settings: Settings) -> tuple[Step, ...]:
+    """All that is to be done, without doing it. Raises InitWgError."""
+    return compare(settings, look(settings.interface))[1].steps
 
 
 def compare(settings: Settings, seen: Observation) -> tuple[Tunnel, Comparison]:

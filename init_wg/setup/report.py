@@ -109,7 +109,7 @@ def as_text(facts: dict[str, Any]) -> str:
         handshake = f"handshake {age:.0f} s ago" if peer["latest_handshake"] else "no handshake yet"
         lines += [
             f"peer:        {peer['public_key']} at {peer['endpoint']}",
-            f"             {handshake}, received {_size(peer['received_bytes'])}, sent {_size(peer['sent_bytes'])}",
+            f"             {handshake}, received {size(peer['received_bytes'])}, sent {size(peer['sent_bytes'])}",
             f"             allowed IPs {', '.join(peer['allowed_ips'])}",
         ]
     lines += [f"note:        {notice}" for notice in facts["notices"]]
@@ -135,7 +135,8 @@ def preview(tunnel: Tunnel) -> str:
     return "\n".join([*lines, *(f"note:        {notice}" for notice in notes)])
 
 
-def _size(count: float) -> str:
+def size(count: float) -> str:
+    """Of bytes, for people."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

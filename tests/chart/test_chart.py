@@ -27,8 +27,8 @@ APP = HERE / "app"
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 WORKLOAD = {"workload": {"enabled": True}}
 POLICY = {"networkPolicy": {"enabled": True, "endpoints": [{"cidr": "198.51.100.1/32", "port": 51820}]}}
-#: Read by the chart itself: `implementation`, and probes without which no pod starts.
-NOT_IN_ENV = {"WG_IMPLEMENTATION", "ENABLE_HEALTH_PROBE"}
+#: Read by the chart itself: `implementation`, and probes without which no pod starts. A workload is no server.
+NOT_IN_ENV = {"WG_IMPLEMENTATION", "ENABLE_HEALTH_PROBE", "WG_MODE"}
 INJECTED = "1.37"  # the kinds of injection are not in Kubernetes 1.29's schemas
 
 

@@ -149,7 +149,7 @@ def test_what_is_refused_names_its_variable(name: str, value: str) -> None:
 
 
 def test_keys_are_never_logged() -> None:
-    with pytest.raises(ConfigError, match=r"LOG_CONFS=true: secrets do not go into logs.* peer show NAME"):
+    with pytest.raises(ConfigError, match=r"LOG_CONFS=true: secrets do not go into logs"):
         read({"PEERS": "1", "LOG_CONFS": "true"})
 
 

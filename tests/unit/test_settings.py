@@ -10,6 +10,7 @@ from init_wg.config.settings import TABLE, Settings, read
 from init_wg.errors import ConfigError
 
 DEFAULTS = Settings(
+    mode="egress",
     config="/etc/wireguard",
     interface="wg0",
     implementation="auto",
