@@ -12,12 +12,17 @@ CLUSTER_TOOLS = $(shell sed 's/\#.*//' tests/cluster/packages.txt)
 # Debian 12's is too old, and later ones' are not.
 OWN_GO = $(if $(shell command -v go || ls /usr/local/go/bin/go 2>/dev/null),,golang-go)
 
-.PHONY: demo demo-compose image test test-unit test-nft test-bare test-cluster test-helm chart docs check bench bench-kernel chaos clean
+.PHONY: demo demo-picture demo-compose image test test-unit test-nft test-bare test-cluster test-helm chart docs check bench bench-kernel chaos clean
 
 # What leaves a pod without, with init-wg and with wg-quick, judged on its node. Root; under a minute.
 demo:
 	@tests/prepare.sh $(TOOLS)
 	@$(PY) -m tests.demo
+
+# The same, played into docs/pictures/demo.svg.
+demo-picture:
+	@tests/prepare.sh $(TOOLS)
+	@$(PY) -m tests.picture
 
 # The image, in the Docker daemon that answers here, or else in the tests' own. Root.
 image: .venv/.prepared

@@ -70,9 +70,9 @@ class Screen:
         if self.terminal:
             print(f"\r\033[K   {self.paint(text, 2)}\r", end="", flush=True)
 
-    def leaked(self, count: int, *, wanted: bool = False, width: int = 0) -> str:
+    def leaked(self, count: int, *, width: int = 0) -> str:
         text = f"{count:>{width},}"
-        return self.bad(text) if bool(count) != wanted else self.good(text)
+        return self.bad(text) if count else self.good(text)
 
 
 class Result(NamedTuple):
@@ -110,20 +110,17 @@ class Demo:
 
     def before(self) -> None:
         self.screen.title("1  Before: nothing protects the pod")
-        self.show_sources("the pod's own address, in clear text")
+        self.show_sources("its own address, in clear")
         self.judge.mark()
         start = self.attempts()
         self.probes.round(ROUNDS)
         verdict = self.judge.verdict()
         self.screen.line(
-            f"from now on {len(self.probes.kinds)} kinds of probes try to get out, over IPv4 and IPv6: connections,"
-            " datagrams, DNS, ping,"
+            f"from now on {len(self.probes.kinds)} kinds of probes try to get out, over IPv4 and IPv6: new and old"
         )
+        self.screen.line("connections, datagrams, DNS, ping, sockets bound to the uplink, marks, raw frames.")
         self.screen.line(
-            "connections from before, sockets bound to the uplink, marks, raw frames. Nobody stops them yet:"
-        )
-        self.screen.line(
-            f"{self.attempts() - start:,} attempts, {verdict.leaked:,} packets left the pod in clear text"
+            f"not stopped yet: {self.attempts() - start:,} attempts, {verdict.leaked:,} packets left in clear text"
             if verdict.leaked
             else self.screen.bad("the capture saw nothing: the probes are broken")
         )
@@ -147,7 +144,7 @@ class Demo:
         start = self.attempts()
         seconds = self.timed("up")
         self.screen.line(f"up and verified {seconds * 1000:.0f} ms after the program's start")
-        self.show_sources("the VPN provider's address")
+        self.show_sources("the provider's address")
         self.probes.round(ROUNDS)
         self.show_leaked(self.judged(), self.attempts() - start)
         self.screen.line("init-wg status:")
@@ -158,7 +155,7 @@ class Demo:
         """The same faults, here and in a pod that wg-quick has set up. Returns what leaked there."""
         screen = self.screen
         screen.title("4  Somebody breaks it, with all probes running. How many packets leave in clear text?")
-        screen.line(f"{'':36}{'init-wg':>10}   {'mended by':>12}   {'wg-quick (same file, same fault)':>34}")
+        screen.line(f"{'':36}{'init-wg':>10}{'mended by':>15}{'wg-quick: same file, same fault':>34}")
         heads = (f"{'leaked':>10}", f"{'init-wg up in':>15}", f"{'ordinary':>14}{'bound, marked, raw':>20}")
         screen.line(f"{'':36}{''.join(heads)}")
         with Lab() as other, Judge(other) as judge:
@@ -183,7 +180,7 @@ class Demo:
         verdict = self.judged()
         ordinary, forced = wg_quick_leaks(other, other_judge, fault)
         screen.now("")
-        theirs = f"{screen.leaked(ordinary, wanted=fault is not None, width=14)}{forced:20,}"
+        theirs = f"{screen.leaked(ordinary, width=14)}{screen.leaked(forced, width=20)}"
         screen.line(f"{words:36}{screen.leaked(verdict.leaked, width=10)}{mended:>15}{theirs}")
         self.show_details(verdict)
         return ordinary + forced
@@ -220,7 +217,7 @@ class Demo:
         if seconds is None:
             self.screen.line(f"{words:36}{self.screen.bad('is not healed')}")
             return
-        healed = f"traffic flows again and all is as it was {seconds + broken:.2f} s after the fault began"
+        healed = f"all is as it was, and traffic flows, after {seconds + broken:.2f} s"
         self.screen.line(f"{words:36}leaked {self.screen.leaked(verdict.leaked)}; {healed}")
         self.show_details(verdict)
 
@@ -233,16 +230,15 @@ class Demo:
         words = f"the provider ({lab.provider.addresses[4]}) falls silent"
         told = self.waits(lambda: health(lab).startswith("VPN is not active"), f"{words} ...", FAILED_OVER_WITHIN)
         if told is not None:
-            screen.line(f"{words}. The health check says so after {told:.1f} s:")
+            screen.line(f"{words}; the health check, {told:.1f} s later:")
             screen.line(f"   {health(lab)}")
         second = set(lab.provider2.addresses.values())
         over = self.waits(lambda: lab.traffic_source(4, 0.3) in second, "waiting for the next one ...", 30)
         verdict = self.judged()
         if over is not None:
             screen.line(
-                f"traffic arrives from the second provider ({lab.provider2.addresses[4]}) "
-                f"{time.perf_counter() - started:.1f} s after the silence began; "
-                f"leaked {screen.leaked(verdict.leaked)}"
+                f"traffic comes from the second provider ({lab.provider2.addresses[4]}) "
+                f"after {time.perf_counter() - started:.1f} s; leaked {screen.leaked(verdict.leaked)}"
             )
             self.show_details(verdict)
         lab.provider.speak()
@@ -267,7 +263,7 @@ class Demo:
         seen = [self.lab.traffic_source(family) for family in self.lab.families]
         expected = [m.addresses[f] for m in (self.lab.pod, self.lab.provider) for f in self.lab.families]
         if set(seen) <= set(expected):
-            self.screen.line(f"a web request from the pod arrives from {' and '.join(map(str, seen))}: {whose}")
+            self.screen.line(f"a request of the pod arrives from {' and '.join(map(str, seen))}: {whose}")
         else:
             self.broken.append(f"a request did not arrive: {seen}")
 
@@ -337,9 +333,8 @@ def play(screen: Screen) -> Result:
         lab = stack.enter_context(Lab())
         implementation = "in the kernel" if lab.kernel_wireguard else "by wireguard-go"
         screen.line(
-            f"pod {lab.pod.addresses[4]} ── node, which captures what the pod sends ── internet: "
-            f"VPN providers {lab.provider.addresses[4]} and {lab.provider2.addresses[4]}, "
-            f"web host {lab.web.addresses[4]}"
+            f"pod {lab.pod.addresses[4]} ── node, which captures ── internet: providers "
+            f"{lab.provider.addresses[4]} and {lab.provider2.addresses[4]}"
         )
         took = time.perf_counter() - started
         screen.line(f"(network namespaces of this machine, WireGuard {implementation}; set up in {took:.1f} s)")

@@ -18,6 +18,7 @@ import pytest
 from tests.lab.lab import Lab, missing, wait_until
 from tests.netns.chaos import Watchdog
 from tests.page.browser import Browser
+from tests.picture import PICTURE
 
 # A server's name is a file's name: it may hold anything but a slash.
 HOSTILE = "<img src=x onerror=document.title='hit'>&quot;"
@@ -83,6 +84,20 @@ def test_everybody_can_read_it(browser: Browser, kept: Watchdog, dark: bool, wid
     assert faults_for_readers(browser) == []
     ground = browser.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (ground == "rgb(17, 22, 28)") == dark
+
+
+def test_the_picture_of_the_demo_fits_its_paper(browser: Browser) -> None:
+    """To somebody who wants no motion it shows the last screen."""
+    still = {"name": "prefers-reduced-motion", "value": "reduce"}
+    browser.command("Emulation.setEmulatedMedia", features=[still])
+    browser.open(PICTURE.as_uri())
+    browser.until("document.querySelectorAll('text').length > 40")
+    box = "(e => { const b = e.getBoundingClientRect(); return [b.left, b.top, b.right, b.bottom]; })"
+    left, top, right, bottom = browser.evaluate(f"{box}(document.querySelector('.paper'))")
+    lines = browser.evaluate(f"[...document.querySelectorAll('text')].map({box})")
+    assert all(left < line[0] and line[2] < right for line in lines)
+    assert top < lines[-1][1] and lines[-1][3] < bottom
+    assert lines[0][3] < top, "it did not roll"
 
 
 def test_words_of_others_are_only_shown(browser: Browser, kept: Watchdog) -> None:
