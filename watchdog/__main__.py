@@ -9,6 +9,16 @@ import sys
 from init_wg import __version__, log
 from init_wg.errors import ConfigError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from init_wg.config.server_settings import ServerSettings
+    from init_wg.config.settings import Settings
+
+    from .keeper import Keeper
+    from .loop import Loop
+    from .serving import Server
+    from .supervisor import Supervisor
+
 _PR_SET_CHILD_SUBREAPER = 36
 _END = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
@@ -36,18 +46,15 @@ def main() -> int:
     from init_wg.config import settings
 
     from . import limits
-    from .keeper import Keeper
     from .loop import Loop, watch_signals
     from .supervisor import Supervisor
 
     try:
         found = settings.read(os.environ)
+        server = _server_settings() if found.mode == "server" else None
     except ConfigError as error:
         log.error(str(error))
         return error.exit_code
-    if found.mode != "egress":
-        log.error("environment: WG_MODE=server: the watchdog does not know this mode yet: run init-wg up alone")
-        return ConfigError.exit_code
     for notice in found.notices:
         log.warning(notice)
     limits.raise_descriptors()
@@ -55,7 +62,7 @@ def main() -> int:
     _adopt_orphans()
     loop = Loop(_mistake)
     supervisor = Supervisor(loop, os.environ)
-    keeper = Keeper(loop, found, supervisor)
+    keeper = _keeper(loop, found, server, supervisor)
 
     def on_signal(number: int) -> None:
         if number == signal.SIGCHLD:
@@ -72,6 +79,22 @@ def main() -> int:
     loop.run()
     keeper.stop()
     return 0
+
+
+def _server_settings() -> ServerSettings:
+    from init_wg.config import server_settings
+
+    return server_settings.read(os.environ)
+
+
+def _keeper(loop: Loop, found: Settings, server: ServerSettings | None, supervisor: Supervisor) -> Keeper | Server:
+    if server:
+        from .serving import Server
+
+        return Server(loop, found, server, supervisor)
+    from .keeper import Keeper
+
+    return Keeper(loop, found, supervisor)
 
 
 def _told(arguments: list[str]) -> int:

@@ -109,5 +109,7 @@ class Account:
             exit_check=parts.verification.check,
             key_contention=parts.tunnel.contended,
             traffic=parts.tunnel.traffic,
+            known={},
+            served=None,
             now=self._loop.now(),
         )

@@ -1,6 +1,6 @@
 """The seam to the kernel: what the watchdog knows of the tunnel, read cheaply and without changing anything.
 
-A fingerprint is six numbers, one for each kind of thing that decides where packets go. It tells whether
+A fingerprint is a number for each kind of thing that decides where packets go. It tells whether
 anything changed since the setup was last found right, in about a millisecond; what the right state is, only
 `init_wg` knows. It keeps no fact between calls, so that none can be stale.
 """
@@ -35,7 +35,7 @@ from .web.metrics import PeerMetrics
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from init_wg.model.state import Peer
     from init_wg.model.wireguard import Reading
@@ -60,7 +60,7 @@ PATIENCE = 0.25
 
 
 class Fingerprint(NamedTuple):
-    """One number for each kind; equal numbers mean that nothing of the kind changed."""
+    """One number for each kind; equal numbers mean that nothing of the kind changed. forwarding: in server mode."""
 
     links: int
     addresses: int
@@ -68,10 +68,18 @@ class Fingerprint(NamedTuple):
     rules: int
     firewall: int
     device: int
+    forwarding: int = 0
 
     def differences(self, other: Fingerprint) -> tuple[str, ...]:
         """The names of what differs, for people and for metrics."""
         return tuple(name for name, mine, theirs in zip(self._fields, self, other, strict=True) if mine != theirs)
+
+
+class Known(NamedTuple):
+    """A peer of a server, as its volume has it."""
+
+    name: str
+    addresses: tuple[str, ...]
 
 
 class Kernel:
@@ -330,8 +338,8 @@ def current(known: tuple[Server, ...], mark: int, reading: Reading | None) -> Se
     return next((server for server in known if server.public_keys == keys), None)
 
 
-def peers(reading: Reading | None) -> tuple[PeerMetrics, ...]:
-    """All peers, the tunnel's carrier first."""
+def peers(reading: Reading | None, known: Mapping[str, Known]) -> tuple[PeerMetrics, ...]:
+    """All peers, the tunnel's carrier first. known: what is known of them beside, by public key."""
     if reading is None:
         return ()
     return tuple(
@@ -342,6 +350,7 @@ def peers(reading: Reading | None) -> tuple[PeerMetrics, ...]:
             latest_handshake=reading.traffic[peer.public_key].latest_handshake,
             received_bytes=reading.traffic[peer.public_key].received_bytes,
             sent_bytes=reading.traffic[peer.public_key].sent_bytes,
+            **known[peer.public_key]._asdict() if peer.public_key in known else {},
         )
         for peer in sorted(reading.device.peers, key=_reach)
     )

@@ -122,10 +122,10 @@ class Endpoint:
         if self._server:
             self._server.close()
 
-    def publish(self, reason: str) -> bool:
-        """Why the VPN is not active, "" when it is, from now on. Returns whether it turned."""
+    def publish(self, reason: str, ready: str = "VPN is active", unready: str = "VPN is not active") -> bool:
+        """Why it is not ready, "" when it is, from now on; with the words for either. Returns whether it turned."""
         up = not reason
-        body = "VPN is active" if up else f"VPN is not active: {' '.join(reason.split())[:LONGEST_REASON]}"
+        body = ready if up else f"{unready}: {' '.join(reason.split())[:LONGEST_REASON]}"
         if body != self._page.body:
             self._page = Reply(200 if up else 503, body)
             self.kept.forget()
@@ -159,7 +159,7 @@ class Endpoint:
 
     def _status_page(self) -> Reply:
         told = self._told()
-        return Reply(200, status.render(told, self._values(told)), _JSON)
+        return Reply(200, status.render(told, self._values(told), self._page.body), _JSON)
 
     def _values(self, told: Status) -> metrics.Values:
         try:
@@ -181,7 +181,7 @@ class Endpoint:
             sealed=sealed,
             refused=refused,
             queries=queries,
-            peers=facts.peers(reading),
+            peers=facts.peers(reading, told.known),
             runs=told.incidents.runs,
             repairs=told.incidents.repairs,
             repair_seconds=told.incidents.repair_seconds,
@@ -193,4 +193,5 @@ class Endpoint:
             connections=len(self._server) if self._server else 0,
             lost_lines=log.dropped,
             started=self._started,
+            served=told.served,
         )

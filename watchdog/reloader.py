@@ -31,7 +31,7 @@ QUIET = 0.3
 TIMEOUT, AGAIN = 60.0, 5.0
 
 
-class _Watched:
+class Watched:
     """A file or a folder, seen from outside. look: what it looks like; `changed` is called in the loop once it has
     changed and then kept still."""
 
@@ -85,10 +85,10 @@ class Reloader:
         self._apply = apply
         self._next = loop.now()
         self._watched = (
-            _Watched(loop, path, facts.files, self.reload),
+            Watched(loop, path, facts.files, self.reload),
             # It needs no validation: the setup itself keeps the open ports where the file is wrong. And none is worth
             # a look at the configuration, which may be wrong at the time.
-            _Watched(loop, ports, facts.file, apply),
+            Watched(loop, ports, facts.file, apply),
         )
         self._check: Child | None = None
         self._due: Timer | None = None

@@ -10,18 +10,27 @@ from .scheduler import CONFIRM, DRIFT, PEER, START, VERIFY
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Protocol
 
     from init_wg.config.settings import Settings
 
     from .child import Child, Ended
     from .drift import Drift
-    from .facts import Fingerprint
+    from .facts import Fingerprint, Server
     from .incident import Incidents
     from .loop import Loop
     from .names import Names
-    from .reloader import Reloader
     from .scheduler import Policy, Run
     from .supervisor import Supervisor
+
+    class Configuration(Protocol):
+        """The files that a run reads."""
+
+        servers: tuple[Server, ...]
+
+        def run_begins(self, server: str | None) -> tuple[str | None, str]: ...
+        def run_refused(self, ended: Ended) -> bool: ...
+
 
 #: Seconds that a run may take beyond the handshakes it waits for; for each server beyond its handshake.
 TIMEOUT, PER_SERVER = 60.0, 10.0
@@ -39,7 +48,7 @@ class Runs:
         policy: Policy,
         incidents: Incidents,
         drift: Drift,
-        reloader: Reloader,
+        configuration: Configuration,
         names: Names,
         server: Callable[[], str],
         ended: Callable[[bool | None], None],
@@ -50,7 +59,7 @@ class Runs:
         self._policy = policy
         self._incidents = incidents
         self._drift = drift
-        self._reloader = reloader
+        self._configuration = configuration
         self._names = names
         self._server = server
         self._done = ended
@@ -58,15 +67,17 @@ class Runs:
         self._deletions = 0  # when the run began
         #: Why the setup is not right, "" when it is; what the last failed run said.
         self.failure = "the setup has not run yet"
+        #: Why a server could not take what is new, "" when it could; everything that was known is in place.
+        self.refused = ""
 
     def begin(self, run: Run) -> None:
         """Start it; the policy counts it as running already."""
         before = self._drift.fingerprint()
         self._deletions = self._drift.deletions()
         self._incidents.run_begins(run)
-        server, config = self._reloader.run_begins(run.server)
+        server, config = self._configuration.run_begins(run.server)
         command = ("init_wg", "up", *(("--server", server) if server else ()))
-        timeout = TIMEOUT + max(1, len(self._reloader.servers)) * (self._settings.handshake_timeout + PER_SERVER)
+        timeout = TIMEOUT + max(1, len(self._configuration.servers)) * (self._settings.handshake_timeout + PER_SERVER)
 
         def ended(how: Ended) -> None:
             self._ended(run, before, how)
@@ -84,24 +95,27 @@ class Runs:
     def _ended(self, run: Run, before: Fingerprint | None, ended: Ended) -> None:
         self._child = None
         now = self._loop.now()
-        if ended.code == scheduler.WRONG_CONFIG and self._reloader.run_refused(ended):
+        if ended.code == scheduler.WRONG_CONFIG and self._configuration.run_refused(ended):
             self._policy.finished(now, scheduler.DONE, None, None)
             if run.why in (PEER, VERIFY):
                 self._policy.demanded(now, run)  # the peer is no better for that
             self._done(None)
             return
-        log.relay(ended.errors)
+        known, self.refused = self.refused, status.failure(ended) if status.goes_on(ended) else ""
+        if not known or self.refused != known:
+            log.relay(ended.errors)
         after = self._fingerprint_after(before)
         changed = before is None or after is None or before != after
-        self._policy.finished(now, ended.code, before, after)
-        if ended.code == scheduler.DONE:
+        worked = ended.code == scheduler.DONE or bool(self.refused)
+        self._policy.finished(now, scheduler.DONE if worked else ended.code, before, after)
+        if worked:
             line = self._worked(run, now, now - ended.seconds, changed=changed)
         else:
             self.failure = status.failure(ended)
             line = self._incidents.failed(ended.code)
         if line:
             log.log(*line)
-        self._done(ended.code == scheduler.DONE)
+        self._done(worked)
 
     def _fingerprint_after(self, before: Fingerprint | None) -> Fingerprint | None:
         self._drift.forget_events()
@@ -114,4 +128,7 @@ class Runs:
         self.failure = ""
         self._names.run_worked(run, renew=changed and run.why not in (DRIFT, CONFIRM))
         slowed = self._policy.slowed
+        if self.refused:
+            self._incidents.dismissed()
+            return None
         return self._incidents.repaired(run, now, began, self._server, changed=changed, slowed=slowed)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 START, DRIFT, CONFIG, PEER, VERIFY, CONFIRM, RETRY = "start", "drift", "config", "peer", "verify", "confirm", "retry"
 
 #: Exit codes of init_wg.
-DONE, WRONG_CONFIG, NO_HANDSHAKE, FOUGHT = 0, 2, 4, 5
+DONE, WRONG_CONFIG, REFUSED, NO_HANDSHAKE, FOUGHT = 0, 2, 3, 4, 5
 #: In place of one, when there was no run after all.
 LOST = -1
 

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from init_wg.model.serving import GOES_ON
+
 from .peer_health import HEALTHY
+from .scheduler import REFUSED, WRONG_CONFIG
 from .traffic import INTERVAL
 from .web import jsontext
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from .child import Ended
     from .exit_check import ExitCheck
-    from .facts import Server
+    from .facts import Known, Server
     from .incident import Incidents
     from .peer_health import Verdict
     from .scheduler import Run
     from .traffic import Traffic
-    from .web.metrics import Values
+    from .web.metrics import Served, Values
 
 
 class Status(NamedTuple):
@@ -36,6 +41,8 @@ class Status(NamedTuple):
     exit_check: ExitCheck
     key_contention: bool  # does somebody else seem to use the private key?
     traffic: Traffic
+    known: Mapping[str, Known]  # the peers of a server by public key
+    served: Served | None  # how many there are
     now: float  # seconds of the monotonic clock
 
 
@@ -73,6 +80,11 @@ def trying(run: Run | None, servers: tuple[str, ...]) -> str:
     return f"; trying server {servers.index(run.server) + 1} of {len(servers)}"
 
 
+def goes_on(ended: Ended) -> bool:
+    """Did the run fail only for what is new, with everything that was known in place?"""
+    return ended.code in (WRONG_CONFIG, REFUSED) and failure(ended).endswith(GOES_ON)
+
+
 def failure(ended: Ended) -> str:
     """Why a run failed, without what the log puts around it."""
     line = ended.last_line()
@@ -89,9 +101,11 @@ def failure(ended: Ended) -> str:
     return line or f"the setup ended with status {ended.code} and without a word"
 
 
-def render(status: Status, values: Values) -> str:
-    """/status: what the metrics say, and what is no number."""
+def render(status: Status, values: Values, words: str) -> str:
+    """/status: what the metrics say, and what is no number. words: what is said at /."""
     shown = {
+        "mode": "server" if status.served else "egress",
+        "words": words,
         "up": not status.reason,
         "reason": status.reason,
         "unchanged_seconds": _ago(status.now, status.incidents.turned_at or status.now),
@@ -117,6 +131,7 @@ def render(status: Status, values: Values) -> str:
             "queries": dict(zip(("redirected", "refused"), values.queries, strict=False)),
         },
         "peers": [peer._asdict() for peer in values.peers],
+        "served": status.served._asdict() if status.served else None,
         "traffic": {"interval": INTERVAL, "received": status.traffic.received, "sent": status.traffic.sent},
         "recent": [{"seconds_ago": _ago(status.now, at), "words": words} for at, words in status.incidents.recent],
         "version": values.version,

@@ -179,7 +179,8 @@ TABLE = (
              "`-`. A peer that is taken out of the list is refused at once and keeps its keys: put back, it works as "
              "before."),
     _setting("PEERS_FILE", "peers_file", "", str, "a path",
-             "Instead of `PEERS`: a file with one name for each line."),
+             "Instead of `PEERS`: a file with one name for each line. The watchdog looks at it every two seconds, so "
+             "editing a ConfigMap adds and removes peers."),
     _setting("SERVERURL", "url", "", _url, "a host name, an address or auto",
              "The host in the peers' files. Serving needs none. `auto` takes the uplink's own address, if that is "
              "public. No service on the internet is asked."),

@@ -16,6 +16,7 @@ from init_wg.design.plan import plan
 from init_wg.design.steps import CreateInterface, PutRuleset, Step
 from init_wg.errors import ConfigError, VerifyError
 from init_wg.kernel import forwarding, lock, netlink
+from init_wg.model.serving import GOES_ON
 from init_wg.model.state import TUN
 from init_wg.server import enrol
 from init_wg.server.design import desired
@@ -52,8 +53,6 @@ def up(settings: Settings, first: str | None = None) -> None:
             "usage: --server chooses whose client this pod is, and WG_MODE=server makes it a server itself"
         )
     server = read(settings)
-    for notice in server.notices:
-        log.warning(notice)
     with lock.acquire(LOCK_TIMEOUT), netlink.Socket() as kernel:
         found = enrol.enrol(server)
         changed = _converge(kernel, settings, server, found)
@@ -61,7 +60,7 @@ def up(settings: Settings, first: str | None = None) -> None:
         log.info(f"{settings.interface} is up: a server of {len(found.active)} peer(s) in "
                  f"{' and '.join(map(str, found.within))}")  # fmt: skip
     if found.failure:
-        raise found.failure
+        raise type(found.failure)(f"{found.failure}{GOES_ON}")
 
 
 def read(settings: Settings) -> ServerSettings:
@@ -150,6 +149,8 @@ def _converge(kernel: netlink.Socket, settings: Settings, server: ServerSettings
     new = any(isinstance(step, CreateInterface) for step in comparison.steps)
     for number in range(ROUNDS):
         if not comparison.steps:
+            for notice in server.notices if new else ():
+                log.warning(notice)
             if new and len(found.within) > 1 and not comparison.forwards6:
                 log.warning(
                     "the kernel does not forward IPv6 here, so peers' IPv6 is refused and they use IPv4: for IPv6, set "

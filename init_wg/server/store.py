@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from init_wg.config.source import shown
 from init_wg.errors import ConfigError, KernelError
+from init_wg.model.serving import FILE
 from init_wg.server.design import register as registers
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
     from init_wg.server.design.register import Register
 
-FILE = "server.json"
 #: How an unfinished file is called: it is no register, and goes when the next one is written.
 _UNFINISHED = ".server.json."
 #: mkfs makes it on every volume of its own.

@@ -104,7 +104,7 @@ class Watchdog:
         return fetch(client or self.lab.node, self.lab.pod.addresses[4], path, timeout)
 
     def active(self) -> bool:
-        return self.ask() == "VPN is active"
+        return self.ask() == "VPN is active" or self.ask().startswith("server is ready")
 
     def metrics(self) -> Counter[str]:
         """All samples, by name with labels."""

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as classic
 
-from watchdog.web.metrics import BUCKETS, Histogram, PeerMetrics, Values, escape, histogram, render
+from watchdog.web.metrics import BUCKETS, Histogram, PeerMetrics, Served, Values, escape, histogram, render
 
 PEER = PeerMetrics("q" * 43 + "=", "203.0.113.1:51820", ("0.0.0.0/0", "::/0"), 1_800_000_000.5, 10, 20)
 
@@ -75,6 +75,16 @@ def test_names_that_dashboards_know() -> None:
 def test_each_family_is_introduced_once() -> None:
     names = re.findall(r"^# TYPE (\S+)", render(values(peers=(PEER, PEER._replace(public_key="other")))), re.MULTILINE)
     assert len(names) == len(set(names))
+
+
+def test_a_server_names_its_peers() -> None:
+    peer = PEER._replace(name="phone", addresses=("10.13.13.2", "fd13::2"))
+    page = render(values(peers=(peer,), served=Served(3, 1, 2)))
+    assert f'init_wg_peer_info{{name="phone",public_key="{PEER.public_key}",address="10.13.13.2, fd13::2"}} 1\n' in page
+    for state, count in (("active", 3), ("seen", 1), ("inactive", 2)):
+        assert f'init_wg_peers{{state="{state}"}} {count}\n' in page
+    assert 'endpoint=""' in page.split("init_wg_server_info{")[1].splitlines()[0]
+    assert "init_wg_peer" not in render(values())
 
 
 def test_without_a_tunnel_it_still_renders() -> None:

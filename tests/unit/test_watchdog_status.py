@@ -113,12 +113,16 @@ STATUS = Status(
     exit_check=ExitCheck(0, 300),
     key_contention=True,
     traffic=Traffic(),
+    known={},
+    served=None,
     now=1000.0,
 )
 
 
 def test_the_keys_that_scripts_know() -> None:
-    assert json.loads(status.render(STATUS, VALUES)) == {
+    assert json.loads(status.render(STATUS, VALUES, "VPN is active")) == {
+        "mode": "egress",
+        "words": "VPN is active",
         "up": True,
         "reason": "",
         "unchanged_seconds": 0.0,
@@ -151,8 +155,11 @@ def test_the_keys_that_scripts_know() -> None:
                 "latest_handshake": 1_800_000_000.0,
                 "received_bytes": 10,
                 "sent_bytes": 20,
+                "name": "",
+                "addresses": [],
             }
         ],
+        "served": None,
         "traffic": {"interval": 10.0, "received": [], "sent": []},
         "recent": [],
         "version": "0.1.0",
@@ -163,7 +170,7 @@ def test_what_happened_lately_is_in_it() -> None:
     incidents = Incidents()
     incidents.turned(900.0, "VPN is active: a at 203.0.113.51:51820")
     incidents.repaired(Run(DRIFT, ("rules",)), 990.5, 990.0, lambda: "a", changed=True, slowed=False)
-    shown = json.loads(status.render(STATUS._replace(incidents=incidents), VALUES))
+    shown = json.loads(status.render(STATUS._replace(incidents=incidents), VALUES, ""))
     assert shown["unchanged_seconds"] == 100
     assert shown["recent"] == [
         {"seconds_ago": 100, "words": "VPN is active: a at 203.0.113.51:51820"},
@@ -191,7 +198,7 @@ def test_what_is_wrong_is_in_it() -> None:
         bad_configuration="wg0.conf:1: what is this?",
         exit_check=check,
     )
-    shown = json.loads(status.render(wrong, VALUES._replace(sealed=None, refused=(), queries=(), peers=())))
+    shown = json.loads(status.render(wrong, VALUES._replace(sealed=None, refused=(), queries=(), peers=()), ""))
     assert not shown["up"]
     assert shown["reason"] == "there is no tunnel yet"
     assert shown["repairing"] == "peer"

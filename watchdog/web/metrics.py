@@ -43,6 +43,16 @@ class PeerMetrics(NamedTuple):
     latest_handshake: float
     received_bytes: int
     sent_bytes: int
+    name: str = ""  # in server mode, as the next one
+    addresses: tuple[str, ...] = ()
+
+
+class Served(NamedTuple):
+    """How many peers a server has: on the device; seen in the last 3 minutes; out of the list."""
+
+    active: int
+    seen: int
+    inactive: int
 
 
 class Values(NamedTuple):
@@ -69,6 +79,7 @@ class Values(NamedTuple):
     connections: int
     lost_lines: int  # of the log
     started: float
+    served: Served | None = None  # in server mode
 
 
 def render(values: Values, *, open_metrics: bool = False) -> str:
@@ -88,9 +99,12 @@ def render(values: Values, *, open_metrics: bool = False) -> str:
     family("init_wg_up", "gauge", "Whether the VPN is active: what GET / says.", [({}, values.up)])
     if values.sealed is not None:
         family("init_wg_sealed", "gauge", "Whether the kill-switch is in place.", [({}, values.sealed)])
+    carrier = values.peers[0].endpoint if values.peers and not values.served else ""
     family("init_wg_server_info", "gauge", "The server that is set up, and what implements WireGuard.",
-           [({"server": values.server, "implementation": values.implementation,
-              "endpoint": values.peers[0].endpoint if values.peers else ""}, 1)])  # fmt: skip
+           [({"server": values.server, "implementation": values.implementation, "endpoint": carrier}, 1)])  # fmt: skip
+    served = values.served._asdict().items() if values.served else ()
+    family("init_wg_peers", "gauge", "Peers of this server: served, seen in the last 3 minutes, out of the list.",
+           [({"state": state}, count) for state, count in served])  # fmt: skip
     family("init_wg_runs_total", "counter", "Runs of the setup by what called for them.",
            [({"reason": reason}, count) for reason, count in sorted(values.runs.items())])  # fmt: skip
     family("init_wg_repairs_total", "counter", "Repairs by what had changed.",
@@ -122,6 +136,9 @@ def render(values: Values, *, open_metrics: bool = False) -> str:
     family("wireguard_device_info", "gauge", "The WireGuard device.", [(device, 1)] if values.peers else [])
     family("wireguard_peer_info", "gauge", "A peer and its endpoint.",
            [(labels | {"endpoint": peer.endpoint}, 1) for peer, labels in keys])  # fmt: skip
+    family("init_wg_peer_info", "gauge", "The name and the addresses of a peer of this server.",
+           [({"name": peer.name, "public_key": peer.public_key, "address": ", ".join(peer.addresses)}, 1)
+            for peer in values.peers if peer.name])  # fmt: skip
     family("wireguard_peer_allowed_ips_info", "gauge", "Networks that are routed to a peer.",
            [(labels | {"allowed_ips": network}, 1)
             for peer, labels in keys for network in peer.allowed_ips])  # fmt: skip
