@@ -21,11 +21,13 @@ import re
 import shutil
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, Self
+
+from tests.lab.patience import LabError
+from tests.lab.patience import wait_until as wait_until
 
 from . import build
 from .build import BIN, CACHE, HERE
@@ -116,10 +118,8 @@ ip netns exec "p$number" nft 'table inet nat {
 }'
 """
 
-T = TypeVar("T")
 
-
-class ClusterError(Exception):
+class ClusterError(LabError):
     """The cluster, not what is tested on it, does not work."""
 
 
@@ -129,16 +129,6 @@ class Client(NamedTuple):
     private: str
     address: str
     address6: str
-
-
-def wait_until(condition: Callable[[], T], what: str, timeout: float = 60.0, pause: float = 0.2) -> T:
-    """Poll until the condition holds. Returns what it gave."""
-    deadline = time.monotonic() + timeout
-    while not (value := condition()):
-        if time.monotonic() > deadline:
-            raise ClusterError(f"not within {timeout:g} s: {what}")
-        time.sleep(pause)
-    return value
 
 
 def to_child(nsenter: subprocess.Popen[bytes], number: signal.Signals) -> None:

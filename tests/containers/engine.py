@@ -13,11 +13,13 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Self
+
+from tests.lab.patience import LabError
+from tests.lab.patience import wait_until as wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache/containers"
@@ -48,10 +50,8 @@ trap 'kill -TERM "$daemon"' TERM
 while kill -0 "$daemon" 2>/dev/null; do wait "$daemon" || :; done
 """
 
-T = TypeVar("T")
 
-
-class EngineError(Exception):
+class EngineError(LabError):
     """The engine, not what is tested with it, does not work."""
 
 
@@ -79,16 +79,6 @@ def compose_command() -> list[str] | None:
         return plugin
     alone = shutil.which("docker-compose")
     return [alone] if alone else None
-
-
-def wait_until(condition: Callable[[], T], what: str, timeout: float = 60.0, pause: float = 0.05) -> T:
-    """Poll until the condition holds. Returns what it gave."""
-    deadline = time.monotonic() + timeout
-    while not (value := condition()):
-        if time.monotonic() > deadline:
-            raise EngineError(f"not within {timeout:g} s: {what}")
-        time.sleep(pause)
-    return value
 
 
 class Engine:

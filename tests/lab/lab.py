@@ -33,13 +33,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Literal, NamedTuple, Self, TypeVar
+from typing import IO, Literal, NamedTuple, Self
 
 from . import reaper
+from .patience import LabError as LabError
+from .patience import wait_until as wait_until
 
 Family = Literal[4, 6]
 FAMILIES: tuple[Family, Family] = (4, 6)
@@ -85,13 +87,6 @@ libc = ctypes.CDLL(None, use_errno=True)
 counter = itertools.count(1)
 
 
-T = TypeVar("T")
-
-
-class LabError(Exception):
-    """The lab itself failed: no statement about what is tested in it."""
-
-
 def missing() -> str | None:
     """What this machine lacks to run a lab, in words; None when nothing."""
     if os.geteuid() != 0:
@@ -114,19 +109,6 @@ def kernel_wireguard() -> bool:
     """Does this kernel have WireGuard? Asked in a namespace of its own: a trial in this one would show."""
     trial = ["unshare", "--net", "ip", "link", "add", "name", "trial", "type", "wireguard"]
     return subprocess.run(trial, capture_output=True, check=False).returncode == 0
-
-
-def wait_until(condition: Callable[[], T], what: str, timeout: float = 30.0) -> T:
-    """Ask until the answer is true, and return it. The limit is generous: emulated guests are slow."""
-    deadline = time.monotonic() + timeout
-    pause = 0.001
-    while True:
-        if answer := condition():
-            return answer
-        if time.monotonic() > deadline:
-            raise LabError(f"still waiting after {timeout:g} s: {what}")
-        time.sleep(pause)
-        pause = min(pause * 1.5, 0.02)
 
 
 def ip_batch(*lines: str, netns: str | None = None) -> None:

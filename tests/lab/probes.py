@@ -451,16 +451,17 @@ class Probes:
 
     `kinds` are any of KINDS. Beside them the web host sends "tcp-loose": segments from the middle of connections that
     nobody knows. The only right answer is silence: a firewall that takes them for connections that came in lets the
-    pod's resets out.
+    pod's resets out. raw: the prober has CAP_NET_RAW.
     """
 
     def __init__(
-        self, lab: Lab, kinds: Iterable[str] = tuple(KINDS), *, rate: float = RATE, loose: bool = True
+        self, lab: Lab, kinds: Iterable[str] = tuple(KINDS), *, rate: float = RATE, loose: bool = True, raw: bool = True
     ) -> None:
         self.lab = lab
         self.kinds = list(kinds)
         self.rate = rate
         self.loose = loose
+        self.raw = raw
         self.running: list[subprocess.Popen[bytes]] = []
 
     @property
@@ -497,6 +498,8 @@ class Probes:
         aims = [self.aim(family)._asdict() for family in self.lab.families]
         order = json.dumps({"aims": aims, "kinds": self.kinds, "rate": self.rate})
         argv = [sys.executable, "-I", "-S", str(Path(__file__)), order]
+        if not self.raw:
+            argv = ["setpriv", "--bounding-set=-net_raw", *argv]
         prober = self.lab.pod.popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, new_session=True)
         self.running = [prober]
         if self.loose:

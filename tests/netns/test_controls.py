@@ -26,6 +26,18 @@ def test_everything_is_seen_in_an_unprotected_pod(plain: Lab) -> None:
         assert verdict.kinds[f"tcp-loose/{family}"], "the pod answers segments from nowhere with resets"
 
 
+def test_without_net_raw_the_raw_kinds_alone_are_refused(plain: Lab) -> None:
+    """So a container without the capability can try everything else."""
+    with Judge(plain) as judge, Probes(plain, raw=False) as probes:
+        judge.mark()
+        probes.round(3)
+        verdict = judge.verdict()
+        _, errors = probes.counts()
+    raw = {f"{kind.name}/{family}" for kind in KINDS.values() if kind.needs_raw for family in plain.families}
+    assert set(errors) == raw
+    assert {name for name in probes.names if not verdict.kinds[name]} == raw, str(verdict)
+
+
 def test_without_ipv6_in_the_tunnel_ipv6_is_seen() -> None:
     """What wg-quick leaves open when the configuration has no IPv6 address."""
     with Lab(tunnel_ipv6=False) as lab, Judge(lab) as judge:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.lab.patience import wait_until
 from watchdog import limits
 from watchdog.loop import Loop
 from watchdog.web import clients as registry
@@ -290,8 +291,8 @@ def test_a_request_that_never_ends_is_refused(impatient: Endpoint) -> None:
 def test_a_client_that_does_not_read_is_dropped(impatient: Endpoint) -> None:
     with impatient.connect(receive_buffer=4096) as client:
         client.sendall(GET.replace(b"/ ", b"/large ") * 20)
-        wait_for(lambda: len(impatient.server) == 1)
-        wait_for(lambda: len(impatient.server) == 0)
+        wait_until(lambda: len(impatient.server) == 1, "the server's clients")
+        wait_until(lambda: len(impatient.server) == 0, "the server's clients")
     assert impatient.works()
 
 
@@ -313,7 +314,7 @@ def test_a_client_that_goes_away_in_the_middle(endpoint: Endpoint) -> None:
         client.sendall(request)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # close with a reset
         client.close()
-    wait_for(lambda: len(endpoint.server) == 0)
+    wait_until(lambda: len(endpoint.server) == 0, "the server's clients")
     assert endpoint.works()
 
 
@@ -326,7 +327,7 @@ def test_a_half_closed_client_gets_its_answer(endpoint: Endpoint) -> None:
 
 def test_a_thousand_idle_clients_and_one_more(endpoint: Endpoint) -> None:
     with many(endpoint, 1000), endpoint.connect() as client:
-        wait_for(lambda: len(endpoint.server) == 1001)
+        wait_until(lambda: len(endpoint.server) == 1001, "the server's clients")
         for _ in range(100):
             client.sendall(GET)
             assert read_one(client).endswith(ACTIVE.encode())
@@ -350,7 +351,7 @@ def test_over_the_limit_the_one_goes_that_was_useless_for_longest() -> None:
     endpoint = Endpoint(max_connections=10)
     try:
         with many(endpoint, 10) as clients:
-            wait_for(lambda: len(endpoint.server) == 10)
+            wait_until(lambda: len(endpoint.server) == 10, "the server's clients")
             clients[0].sendall(GET)  # the first one works: now the second is the oldest idle one
             read_one(clients[0])
             with endpoint.connect() as client:
@@ -367,7 +368,7 @@ def test_over_the_limit_the_one_goes_that_was_useless_for_longest() -> None:
 def test_without_file_descriptors_it_neither_spins_nor_dies(endpoint: Endpoint, tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     held = [endpoint.connect() for _ in range(5)]
-    wait_for(lambda: len(endpoint.server) == 5)
+    wait_until(lambda: len(endpoint.server) == 5, "the server's clients")
     clients = [socket.socket() for _ in range(3)]
     open_now = len(os.listdir("/proc/self/fd"))
     try:
@@ -387,7 +388,7 @@ def test_without_file_descriptors_it_neither_spins_nor_dies(endpoint: Endpoint, 
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         for client in (*held, *clients):
             client.close()
-    wait_for(endpoint.works)
+    wait_until(endpoint.works, "the server's clients")
 
 
 def test_memory_is_flat_after_100_000_requests(endpoint: Endpoint) -> None:
@@ -417,19 +418,12 @@ def test_memory_is_flat_after_many_connections(endpoint: Endpoint) -> None:
     for _ in range(3000):
         assert endpoint.works()
     assert resident() - before < 512
-    wait_for(lambda: len(endpoint.server) == 0)
+    wait_until(lambda: len(endpoint.server) == 0, "the server's clients")
 
 
 def resident() -> int:
     with open("/proc/self/status", encoding="ascii") as file:
         return next(int(line.split()[1]) for line in file if line.startswith("VmRSS:"))
-
-
-def wait_for(condition: Callable[[], object], timeout: float = 10.0) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.005)
 
 
 def test_what_is_kept_for_all_clients_has_a_bound(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -439,13 +433,13 @@ def test_what_is_kept_for_all_clients_has_a_bound(endpoint: Endpoint, monkeypatc
     try:
         for number, client in enumerate(clients):
             client.sendall(b"GET /large HTTP/1.0\r\n\r\n")
-            wait_for(lambda number=number: len(endpoint.server) == 6 - max(0, number - 1))  # type: ignore[misc]
+            wait_until(lambda number=number: len(endpoint.server) == 6 - max(0, number - 1), "the server's clients")  # type: ignore[misc]
             assert endpoint.server.clients.held <= 2_500_000
         assert endpoint.works()
     finally:
         for client in clients:
             client.close()
-    wait_for(lambda: endpoint.server.clients.held == 0)
+    wait_until(lambda: endpoint.server.clients.held == 0, "the server's clients")
 
 
 def test_half_requests_are_kept_within_the_same_bound(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -454,7 +448,7 @@ def test_half_requests_are_kept_within_the_same_bound(endpoint: Endpoint, monkey
     try:
         for client in clients:
             client.sendall(b"GET / HTTP/1.1\r\nX: " + b"x" * 8000)
-        wait_for(lambda: len(endpoint.server) < 8)
+        wait_until(lambda: len(endpoint.server) < 8, "the server's clients")
         assert endpoint.works()
     finally:
         for client in clients:
