@@ -62,7 +62,7 @@ Only ever on request: nothing else takes the kill-switch away.""",
 _ENDING = """\
 exit status: 0 done; 2 wrong configuration or usage; 3 the kernel or a permission said no;
              4 no handshake in time; 5 applied but read back different;
-             128 and its number: a signal (143 SIGTERM, 130 SIGINT); what is sealed stays sealed
+             128 and its number: a signal (143 SIGTERM, 130 SIGINT, 131 SIGQUIT); what is sealed stays sealed
 settings come from the environment: see docs/configuration.md
 """
 USAGE = (
@@ -144,7 +144,7 @@ def _hold() -> int:
     """The pod is sealed already. Whoever owns a network namespace only has to be there; PID 1 must ask for signals."""
     import signal
 
-    end = (signal.SIGTERM, signal.SIGINT)
+    end = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
     signal.pthread_sigmask(signal.SIG_BLOCK, end)
     log.info("this network is kept until its holder is told to end")
     signal.sigwait(end)
@@ -189,7 +189,10 @@ def _status(*, as_json: bool) -> int:
 
 
 def _names() -> int:
-    """Become the forwarder: whoever started this process now supervises that."""
+    """Become the forwarder: whoever started this process now supervises that.
+
+    Not as process 1, nor at a terminal: dnsmasq heeds neither SIGINT nor, as process 1, SIGQUIT.
+    """
     from init_wg.config import settings
     from init_wg.kernel import process
 
@@ -201,6 +204,8 @@ def _names() -> int:
     path = process.find(command[0])
     if path is None:
         raise KernelError(f"{command[0]} is not installed, and DNS_MODE needs it: use the image, or dnsmasq-base")
+    if os.getpid() == 1 or os.isatty(0):
+        return process.attend(path, command)
     os.execv(path, command)  # noqa: S606  # no shell is wanted
     return DONE
 

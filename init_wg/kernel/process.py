@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _PAUSE = 0.0002  # seconds
-_SIGKILL = 9  # signal's own name costs its import
+_SIGTERM, _SIGKILL = 15, 9  # signal's own names cost its import
 _SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -64,6 +64,19 @@ def run(argv: tuple[str, ...], stdin: str = "", done: Callable[[], bool] | None 
         for file in files:
             os.close(file)
     return Result(os.waitstatus_to_exitcode(status), *printed)
+
+
+def attend(path: str, argv: tuple[str, ...]) -> int:
+    """Run a program with our own streams to its end, and end it when a signal ends us. Returns an exit status as shells
+    have it: a signal's is 128 and its number."""
+    child = os.posix_spawn(path, argv, os.environ)
+    try:
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    except BaseException:
+        os.kill(child, _SIGTERM)
+        os.waitpid(child, 0)
+        raise
+    return status if status >= 0 else 128 - status
 
 
 class Background:

@@ -9,6 +9,7 @@ import contextlib
 import difflib
 import os
 import random
+import shutil
 import signal
 import socket
 import sys
@@ -212,6 +213,43 @@ def test_a_start_that_fails_stays_sealed(plain: Lab, reason: str) -> None:
         probes.round(HOLD)
         nothing_leaked(judge.verdict())
         assert not any(plain.traffic_source(family, timeout=0.2) for family in plain.families)
+
+
+#: Somebody who opens the kill-switch in the moment in which it is opened for the tunnel. $0.real is nft itself.
+TAMPERER = """#!/bin/sh
+case "$*" in
+-f*)
+    rules=$(cat)
+    case "$rules" in
+    *wg0*)
+        touch "$0.tampered"
+        rules="$rules
+insert rule inet init_wg output counter accept"
+        ;;
+    esac
+    printf '%s\\n' "$rules" | "$0.real" "$@"
+    ;;
+*) exec "$0.real" "$@" ;;
+esac
+"""
+
+
+def test_a_start_whose_rules_somebody_changes_ends_sealed(plain: Lab) -> None:
+    nft = plain.folder / "tampering" / "nft"
+    nft.parent.mkdir()
+    nft.write_text(TAMPERER)
+    nft.chmod(0o755)
+    nft.with_name("nft.real").symlink_to(str(shutil.which("nft")))
+    with Judge(plain) as judge, Probes(plain) as probes:
+        failed = plain.init_wg("up", env={"PATH": f"{nft.parent}:{os.environ['PATH']}"}, check=False)
+        assert failed.returncode == 5, failed.stderr
+        assert "it reads back different" in failed.stderr.splitlines()[-1]
+        assert nft.with_name("nft.tampered").exists()
+        judge.mark()
+        probes.round(HOLD)
+        nothing_leaked(judge.verdict())
+        assert not any(plain.traffic_source(family, timeout=0.2) for family in plain.families)
+    assert "wg0" not in plain.pod.run(["nft", "list", "table", "inet", "init_wg"]).stdout
 
 
 def test_an_endpoint_by_name_opens_a_hole_for_its_query_only(plain: Lab) -> None:

@@ -1,4 +1,4 @@
-"""Every command ends on SIGTERM and SIGINT within a second, as process 1 of a container too; and it ends sealed."""
+"""Every command ends on SIGTERM, SIGINT and SIGQUIT within a second, as process 1 of a container, too, and sealed."""
 
 from __future__ import annotations
 
@@ -58,11 +58,47 @@ def child_of(pid: int) -> int:
     return int(children[0]) if children else 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def asleep(pid: int) -> bool:
+    """Does this process wait for something that is no child of its own?"""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S" and not child_of(pid)
+
+
+def asleep_for_long(pid: int) -> bool:
+    """At ten looks in a row. Whatever a command does on its way keeps it awake, or has a child do it."""
+    for _ in range(10):
+        if not asleep(pid):
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def at_the_obstacle(lab: Lab, first: int, command: str, obstacle: str) -> bool:
+    """Is process 1 where it would stay for long?"""
+    if obstacle == HANGING_NFT:
+        return (lab.folder / "bin" / "nft.runs").exists()
+    if obstacle == SILENT:
+        return lab.provider.public_key in lab.pod.run(["wg", "show", "wg0", "peers"], check=False).stdout
+    try:
+        if command == "names":
+            return Path(f"/proc/{child_of(first)}/comm").read_text() == "dnsmasq\n"
+        return asleep_for_long(first)
+    except OSError:  # a child has ended just then
+        return False
+
+
+SECOND = 1.0
+#: Another process may hold up one of them; a command that is slow is so each time.
+TIMES = 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
 @pytest.mark.parametrize(("command", "obstacle"), CASES)
 def test_it_ends_at_once_and_sealed(lab: Lab, command: str, obstacle: str, number: signal.Signals) -> None:
-    if command == "names" and number == signal.SIGINT:
-        pytest.skip("dnsmasq ignores it")
+    assert any(seconds_to_end(lab, command, obstacle, number) < SECOND for _ in range(TIMES))
+
+
+def seconds_to_end(lab: Lab, command: str, obstacle: str, number: signal.Signals) -> float:
+    """From the signal to the end of process 1, which has to be sealed then."""
     lab.init_wg("down", check=False)
     if command == "lockdown":
         lab.pod.run(["nft", "flush", "ruleset"])
@@ -77,18 +113,16 @@ def test_it_ends_at_once_and_sealed(lab: Lab, command: str, obstacle: str, numbe
         process = lab.pod.popen([*FIRST, sys.executable, "-m", "init_wg", command], env=env)
         try:
             first = wait_until(lambda: child_of(process.pid), "process 1")
-            if obstacle == HANGING_NFT:
-                wait_until(runs.exists, "nft")
-            else:
-                time.sleep(1.5)
+            wait_until(lambda: at_the_obstacle(lab, first, command, obstacle), "what is in its way")
             assert process.poll() is None
             started = time.monotonic()
             os.kill(first, number)
             ended = process.wait(10)
-            assert time.monotonic() - started < 1
-            assert ended == (0 if command in ("hold", "names") else 128 + number)
+            seconds = time.monotonic() - started
+            assert ended == (0 if command == "hold" else 128 + number)
         finally:
             process.kill()
             process.wait()
     if command != "lockdown":  # whose whole work was prevented
         assert "policy drop" in lab.pod.run(["nft", "list", "table", "inet", "init_wg"]).stdout
+    return seconds
