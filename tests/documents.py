@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 from pathlib import Path
 
 from init_wg.config import server_settings
@@ -57,6 +58,8 @@ spec:
             patch: |
 """
 VALUES = re.compile(r"(<!-- values: begin -->\n).*(<!-- values: end -->\n)", re.DOTALL)
+#: Objects of /status whose keys are kinds of things.
+COUNTS = ("repairs", "refused_packets", "dns.queries")
 READERS = {"setup": "`init-wg`", "watchdog": "watchdog", "both": "both"}
 HEAD = """# Configuration
 
@@ -97,6 +100,23 @@ def configuration() -> str:
 
 def _default(setting: Setting) -> str:
     return f"`{setting.default}`" if setting.default else "empty"
+
+
+def named_fields(heading: str, page: str = "docs/status-page.md") -> list[str]:
+    """The fields of a JSON object that this page lists below the heading that ends with this."""
+    sections = (ROOT / page).read_text().split("\n## ")[1:]
+    section = next(text for text in sections if text.partition("\n")[0].endswith(heading))
+    return re.findall(r"^\| `([\w.\[\]]+)` \|", section, re.MULTILINE)
+
+
+def fields(value: object, whole: Container[str] = (), path: str = "") -> list[str]:
+    """The paths of all values in an object, as `named_fields` gives them, in its order. whole: objects whose own keys
+    are data. Of a list the first element stands for all."""
+    if isinstance(value, dict) and path not in whole:
+        return [each for key, inner in value.items() for each in fields(inner, whole, f"{path}.{key}".lstrip("."))]
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return fields(value[0], whole, f"{path}[]")
+    return [path]
 
 
 def values(text: str) -> list[tuple[str, str, str]]:

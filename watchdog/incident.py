@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from .scheduler import CONFIG, CONFIRM, DRIFT, FOUGHT, PEER, START, VERIFY, causes_in_words
 from .web.metrics import Histogram
 
@@ -17,6 +19,17 @@ _AUTHORS = 4
 #: Of what happened, so much is kept for the status page: lines, and characters of one. At most 64 KiB in all.
 RECENT, LONGEST = 50, 400
 _SLOWED = "something keeps changing this, so repairs are slowed down"
+
+
+class Incident(NamedTuple):
+    """A repair, or a run that failed; the application of another configuration is none."""
+
+    at: float  # seconds of the monotonic clock
+    why: str  # what called for the run
+    changed: tuple[str, ...]  # the kinds of things that had changed, for DRIFT
+    changed_by: tuple[str, ...]  # processes, where the kernel tells
+    seconds: float  # from the first sign to the end of the run
+    failure: str  # the run's own words, "" when everything is right again
 
 
 class Incidents:
@@ -38,6 +51,8 @@ class Incidents:
         self.recent: list[tuple[float, str]] = []
         #: When the VPN became active, or ceased to be.
         self.turned_at: float | None = None
+        #: The latest that has ended.
+        self.last: Incident | None = None
 
     def noticed(self, now: float, authors: Iterable[Author], named: Callable[[Author], Author]) -> None:
         """The kernel's events told of a change. `named` finds an author's name, which may cost something."""
@@ -74,7 +89,7 @@ class Incidents:
         self, run: Run, now: float, began: float, server: Callable[[], str], *, changed: bool, slowed: bool
     ) -> tuple[str, str] | None:
         seconds = now - (self._noticed or began)
-        who = self._who()
+        authors = self._named()
         self.dismissed()
         if run.why == CONFIRM and not changed:
             return None
@@ -85,26 +100,33 @@ class Incidents:
         for cause in run.causes or (run.why,):
             self.repairs[cause] = self.repairs.get(cause, 0) + 1
         self.repair_seconds.add(seconds)
+        if run.why != CONFIG:
+            self.last = Incident(now, run.why, run.causes, authors, seconds, "")
         if run.why == DRIFT:
             slow = f"; {_SLOWED}" if slowed else ""
-            return "info", f"repaired in {seconds:.2f} s: {causes_in_words(run.causes)}{who}{slow}"
+            return "info", f"repaired in {seconds:.2f} s: {causes_in_words(run.causes)}{_by(authors)}{slow}"
         if run.why in (PEER, VERIFY):
             return "info", f"connected to {server() or 'a server'} after {seconds:.2f} s"
         if run.why == CONFIG:
             return "info", f"the configuration is applied ({seconds:.2f} s)"
         return None
 
-    def failed(self, code: int) -> tuple[str, str] | None:
-        """A run ended with this exit code of init_wg, other than 0."""
-        who = self._who()
+    def failed(self, run: Run, now: float, began: float, code: int, words: str) -> tuple[str, str] | None:
+        """A run that began then ended with this exit code of init_wg, other than 0, and these words."""
+        authors = self._named()
+        seconds = now - (self._noticed or began)
+        self.last = Incident(now, run.why, run.causes, authors, seconds, words[:LONGEST])
         self.dismissed()
         self.failed_repairs += 1
-        return ("warning", f"{_SLOWED}{who}") if code == FOUGHT else None
+        return ("warning", f"{_SLOWED}{_by(authors)}") if code == FOUGHT else None
 
     def _keep(self, now: float, words: str) -> None:
         self.recent.append((now, words[:LONGEST]))
         del self.recent[:-RECENT]
 
-    def _who(self) -> str:
-        names = [f"{name or 'process'} ({pid})" for pid, name in self._authors.items()]
-        return f", changed by {', '.join(names)}" if names else ""
+    def _named(self) -> tuple[str, ...]:
+        return tuple(f"{name or 'process'} ({pid})" for pid, name in self._authors.items())
+
+
+def _by(authors: tuple[str, ...]) -> str:
+    return f", changed by {', '.join(authors)}" if authors else ""

@@ -112,7 +112,7 @@ class Runs:
             line = self._worked(run, now, now - ended.seconds, changed=changed)
         else:
             self.failure = status.failure(ended)
-            line = self._incidents.failed(ended.code)
+            line = self._incidents.failed(run, now, now - ended.seconds, ended.code, self.failure)
         if line:
             log.log(*line)
         self._done(worked)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .child import Ended
     from .exit_check import ExitCheck
     from .facts import Known, Server
-    from .incident import Incidents
+    from .incident import Incident, Incidents
     from .peer_health import Verdict
     from .scheduler import Run
     from .traffic import Traffic
@@ -133,10 +133,24 @@ def render(status: Status, values: Values, words: str) -> str:
         "peers": [peer._asdict() for peer in values.peers],
         "served": status.served._asdict() if status.served else None,
         "traffic": {"interval": INTERVAL, "received": status.traffic.received, "sent": status.traffic.sent},
+        "last_incident": _incident(status.incidents.last, status.now),
         "recent": [{"seconds_ago": _ago(status.now, at), "words": words} for at, words in status.incidents.recent],
         "version": values.version,
     }
     return jsontext.text(shown) + "\n"
+
+
+def _incident(last: Incident | None, now: float) -> dict[str, object] | None:
+    if last is None:
+        return None
+    return {
+        "seconds_ago": _ago(now, last.at),
+        "why": last.why,
+        "changed": last.changed,
+        "changed_by": last.changed_by,
+        "seconds": round(last.seconds, 2),
+        "failure": last.failure or None,
+    }
 
 
 def _ago(now: float, at: float) -> float:

@@ -12,6 +12,7 @@ import pytest
 
 from init_wg import __version__, cli
 from init_wg.errors import ConfigError, HandshakeError, InitWgError, KernelError, VerifyError
+from tests import documents
 from tests.unit import build
 
 CONFIG = f"""\
@@ -135,6 +136,7 @@ def test_the_last_line_as_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert cli.run(["check", "/nonexistent\n/wg0.conf"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     entry = json.loads(line)
+    assert list(entry) == documents.named_fields("Logs", "docs/monitoring.md")
     assert entry["level"] == "error"
     assert entry["time"].endswith("Z")
     assert "no such file" in entry["message"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from watchdog.events import Author
-from watchdog.incident import RECENT, Incidents
+from watchdog.incident import LONGEST, RECENT, Incident, Incidents
 from watchdog.scheduler import CONFIG, CONFIRM, DRIFT, FOUGHT, PEER, RETRY, START, VERIFY, Run
 
 RULES = Run(DRIFT, ("rules", "firewall"))
@@ -21,6 +21,11 @@ def repaired(
 ) -> tuple[str, str] | None:
     """It began at 100 and ended at 102."""
     return incidents.repaired(run, 102.0, 100.0, lambda: server, changed=changed, slowed=slowed)
+
+
+def failed(incidents: Incidents, code: int, words: str = "") -> tuple[str, str] | None:
+    """It began at 100 and ended at 102."""
+    return incidents.failed(RULES, 102.0, 100.0, code, words)
 
 
 def test_the_clock_runs_from_the_first_sign() -> None:
@@ -122,11 +127,31 @@ def test_runs_are_counted_by_what_called_for_them() -> None:
 def test_a_run_that_cannot_win_names_its_rival() -> None:
     incidents = Incidents()
     incidents.noticed(99, (Author(7, "nft"),), as_it_is)
-    assert incidents.failed(FOUGHT) == ("warning", f"{SLOWED}, changed by nft (7)")
-    assert incidents.failed(FOUGHT) == ("warning", SLOWED)
-    assert incidents.failed(4) is None, "init_wg's own last line has said it"
+    assert failed(incidents, FOUGHT) == ("warning", f"{SLOWED}, changed by nft (7)")
+    assert failed(incidents, FOUGHT) == ("warning", SLOWED)
+    assert failed(incidents, 4) is None, "init_wg's own last line has said it"
     assert incidents.failed_repairs == 3
     assert repaired(incidents, RULES) == ("info", "repaired in 2.00 s: rules, firewall")
+
+
+def test_the_last_one_is_kept_with_all_that_is_known_of_it() -> None:
+    incidents = Incidents()
+    assert incidents.last is None
+    incidents.noticed(99, (Author(7, "nft"),), as_it_is)
+    repaired(incidents, RULES)
+    drift = Incident(102.0, "drift", ("rules", "firewall"), ("nft (7)",), 3.0, "")
+    assert incidents.last == drift
+    for run in (Run(START), Run(CONFIG)):
+        repaired(incidents, run)
+    repaired(incidents, RULES, changed=False)
+    assert incidents.last == drift, "a start, a configuration and a false alarm are none"
+    repaired(incidents, Run(PEER, (), "b"))
+    assert incidents.last == Incident(102.0, "peer", (), (), 2.0, "")
+    incidents.noticed(98, (Author(8, ""),), as_it_is)
+    failed(incidents, 3, "no permission" * 100)
+    assert incidents.last == Incident(
+        102.0, "drift", ("rules", "firewall"), ("process (8)",), 4.0, ("no permission" * 100)[:LONGEST]
+    )
 
 
 def test_what_happened_lately_is_kept_and_does_not_grow() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests import documents
 from watchdog import status
 from watchdog.child import Ended
 from watchdog.exit_check import ExitCheck
@@ -161,6 +162,7 @@ def test_the_keys_that_scripts_know() -> None:
         ],
         "served": None,
         "traffic": {"interval": 10.0, "received": [], "sent": []},
+        "last_incident": None,
         "recent": [],
         "version": "0.1.0",
     }
@@ -176,6 +178,27 @@ def test_what_happened_lately_is_in_it() -> None:
         {"seconds_ago": 100, "words": "VPN is active: a at 203.0.113.51:51820"},
         {"seconds_ago": 9.5, "words": "repaired in 0.50 s: rules"},
     ]
+    assert shown["last_incident"] == {
+        "seconds_ago": 9.5,
+        "why": "drift",
+        "changed": ["rules"],
+        "changed_by": [],
+        "seconds": 0.5,
+        "failure": None,
+    }
+
+
+def test_the_page_of_the_fields_tells_all_of_them() -> None:
+    """docs/status-page.md, in this order: the words there are all that a program may rely on."""
+    incidents = Incidents()
+    incidents.turned(900.0, "VPN is active")
+    incidents.repaired(Run(DRIFT, ("rules",)), 950.0, 950.0, str, changed=True, slowed=False)
+    incidents.failed(Run(DRIFT, ("rules",)), 990.5, 990.0, 3, HOSTILE)
+    shown = json.loads(status.render(STATUS._replace(incidents=incidents), VALUES))
+    assert shown["last_incident"]["failure"] == HOSTILE
+    assert documents.named_fields("`/status`") == documents.fields(shown, documents.COUNTS)
+    del shown["dns"]["mode"]
+    assert documents.named_fields("`/status`") != documents.fields(shown, documents.COUNTS), "the control"
 
 
 HOSTILE = """VPN is not active: <img src=x onerror=alert(1)> "&quot;' {nonce}"""
