@@ -44,9 +44,10 @@ Changes nothing.""",
 Works anywhere. Keys are not shown.""",
     ),
     "status": (
-        "status [--json]",
+        "status [--json|--watch]",
         """what is there now
-For people, or with --json for programs. Keys are not shown.""",
+For people, or with --json for programs. With --watch it looks again every two seconds, until a signal ends it.
+Keys are not shown.""",
     ),
     "names": (
         "names",
@@ -67,8 +68,8 @@ settings come from the environment: see docs/configuration.md
 """
 USAGE = (
     "usage: init-wg [COMMAND]\n\n"
-    + "".join(f"  {form:<20} {words.partition(chr(10))[0]}\n" for form, words in COMMANDS.values())
-    + "  --version, --help    also COMMAND --help\n\n"
+    + "".join(f"  {form:<24} {words.partition(chr(10))[0]}\n" for form, words in COMMANDS.values())
+    + "  --version, --help        also COMMAND --help\n\n"
     + _ENDING
 )
 
@@ -118,6 +119,8 @@ def _run(arguments: list[str]) -> int:
             return _status(as_json=False)
         case ["status", "--json"]:
             return _status(as_json=True)
+        case ["status", "--watch"]:
+            return _watch()
         case ["names"]:
             return _names()
         case ["down"]:
@@ -159,7 +162,7 @@ def _check() -> int:
     steps = _mode(found).differences(found)
     strangers = nft.strangers()
     for line in (*steps, *strangers):
-        print(line)
+        print(log.printable(str(line)))
     if steps:
         raise VerifyError(f"{len(steps)} difference(s): run init-wg up to mend them")
     if strangers:
@@ -185,6 +188,16 @@ def _status(*, as_json: bool) -> int:
     report = _report(found)
     facts = report.status(found)
     print(report.as_json(facts) if as_json else report.as_text(facts))
+    return DONE
+
+
+def _watch() -> int:
+    from init_wg import watch
+    from init_wg.config import settings
+
+    found = settings.read(os.environ)
+    report = _report(found)
+    watch.run(lambda: report.as_text(report.status(found)))
     return DONE
 
 

@@ -16,6 +16,11 @@ _untold = 0
 LEVELS = ("debug", "info", "warning", "error")
 
 
+def printable(text: str) -> str:
+    """On one line, and without what commands a terminal: names of files and words of others may hold anything."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
 def enabled(level: str) -> bool:
     """Would a line of this level be written?"""
     threshold = os.environ.get("LOG_LEVEL", "info").lower()
@@ -26,7 +31,7 @@ def log(level: str, message: str) -> None:
     """Write one line. LOG_LEVEL and LOG_FORMAT come from the environment: errors are told before it is read."""
     if not enabled(level):
         return
-    relay(_line(level, " ".join(message.split())))
+    relay(_line(level, printable(" ".join(message.split()))))
 
 
 def _line(level: str, message: str) -> str:

@@ -119,6 +119,15 @@ def fields(value: object, whole: Container[str] = (), path: str = "") -> list[st
     return [path]
 
 
+def unnamed_fields(value: object, heading: str) -> list[str]:
+    """Fields that are not listed there. An object that is null, or a list that is empty, has none."""
+    named = named_fields(heading)
+    return [
+        path for path in fields(value, COUNTS)
+        if path not in named and not any(name.startswith((f"{path}.", f"{path}[].")) for name in named)
+    ]  # fmt: skip
+
+
 def values(text: str) -> list[tuple[str, str, str]]:
     """(value, default, description) of each entry of a values.yaml under a comment that begins with "# --"."""
     found = []

@@ -125,7 +125,7 @@ class Endpoint:
     def publish(self, reason: str, ready: str = "VPN is active", unready: str = "VPN is not active") -> bool:
         """Why it is not ready, "" when it is, from now on; with the words for either. Returns whether it turned."""
         up = not reason
-        body = ready if up else f"{unready}: {' '.join(reason.split())[:LONGEST_REASON]}"
+        body = ready if up else f"{unready}: {log.printable(' '.join(reason.split()))[:LONGEST_REASON]}"
         if body != self._page.body:
             self._page = Reply(200 if up else 503, body)
             self.kept.forget()

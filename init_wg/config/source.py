@@ -12,6 +12,9 @@ from collections.abc import Iterator
 from typing import NoReturn
 
 from init_wg.errors import ConfigError
+from init_wg.log import printable as shown
+
+__all__ = ["LARGEST", "fail", "folder", "lines", "read", "shown"]
 
 LARGEST = 64 * 1024  # bytes; a real file has one or two thousand
 
@@ -19,11 +22,6 @@ LARGEST = 64 * 1024  # bytes; a real file has one or two thousand
 def fail(file: str, line: int, what: str) -> NoReturn:
     """Ends with one sentence that has file:line. `from None`: the error before it may quote the text."""
     raise ConfigError(f"{shown(file)}:{line}: {what}") from None
-
-
-def shown(path: str) -> str:
-    """A path as a message shows it: on one line, whatever bytes are in it."""
-    return "".join(char if char.isprintable() else "?" for char in path)
 
 
 def folder(path: str) -> str:

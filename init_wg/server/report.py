@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from init_wg import log
 from init_wg.errors import InitWgError
 from init_wg.kernel import netlink, nft, sealed
 from init_wg.model.wireguard import show_endpoint
@@ -91,7 +92,7 @@ def as_text(facts: dict[str, Any]) -> str:
         lines += [f"peer:        {peer['name']}, {', '.join(peer['addresses'])}{absent}", f"             {_seen(peer)}"]
     lines += [f"note:        {notice}" for notice in facts["notices"]]
     lines += [f"drift:       {line}" for line in facts["drift"]] or ["drift:       none"]
-    return "\n".join(lines)
+    return "\n".join(map(log.printable, lines))
 
 
 def _seen(peer: dict[str, Any]) -> str:

@@ -35,7 +35,7 @@ def extended(settings: Settings, ruleset: str) -> Settings:
 
 def _read(path: str) -> list[str]:
     """What it lists; none where there is no file, or nothing in it. Raises OSError, and ValueError with a sentence."""
-    shown = "".join(character if character.isprintable() else "?" for character in path)
+    shown = log.printable(path)
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # before open(), which would wait at a FIFO
             raise ValueError(f"{shown}: not a regular file: write the ports into one")

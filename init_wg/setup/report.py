@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from init_wg import log
 from init_wg.design import dns, reach
 from init_wg.design.bypass import few
 from init_wg.design.firewall.policy import Names
@@ -114,7 +115,7 @@ def as_text(facts: dict[str, Any]) -> str:
         ]
     lines += [f"note:        {notice}" for notice in facts["notices"]]
     lines += [f"drift:       {line}" for line in facts["drift"]] or ["drift:       none"]
-    return "\n".join(lines)
+    return "\n".join(map(log.printable, lines))
 
 
 def preview(tunnel: Tunnel) -> str:
@@ -132,7 +133,7 @@ def preview(tunnel: Tunnel) -> str:
         lines.append(f"peer:        {peer.public_key} at {where}")
         lines.append(f"             allowed IPs {', '.join(map(str, peer.allowed_ips))}")
     notes = [*tunnel.notices, *reach.notes(tunnel, None)]
-    return "\n".join([*lines, *(f"note:        {notice}" for notice in notes)])
+    return "\n".join(map(log.printable, [*lines, *(f"note:        {notice}" for notice in notes)]))
 
 
 def size(count: float) -> str:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import re
+import select
+import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -12,7 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests import documents
-from tests.lab.lab import HTTP, INSIDE, Lab, kernel_wireguard
+from tests.lab.lab import HTTP, INSIDE, Lab, kernel_wireguard, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +173,45 @@ def test_a_broken_configuration_is_told_beside_what_runs(running: Lab) -> None:
     assert len(found["peers"]) == 1
     assert re.search(r"wg0\.conf:1: ", found["drift"][0])
     assert told(running, "check", code=2) == ""
+
+
+def test_watch_follows_on_a_terminal_until_a_signal_ends_it(running: Lab) -> None:
+    terminal, its_end = pty.openpty()
+    command = [sys.executable, "-m", "init_wg", "status", "--watch"]
+    process = running.pod.popen(command, env=running.pod_env, stdout=its_end, stderr=its_end)
+    os.close(its_end)
+    shown = b""
+
+    def shows(words: bytes) -> bool:
+        nonlocal shown
+        if select.select([terminal], [], [], 0.1)[0]:
+            shown += os.read(terminal, 65536)
+        return words in shown
+
+    try:
+        wait_until(lambda: shows(b"tunnel:      up"), "the first look")
+        running.pod.run(["ip", "rule", "delete", "pref", "300"])
+        wait_until(lambda: shows(b"drift:       rule 300"), "another look")
+        assert shown.startswith(b"\x1b[H")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 128 + signal.SIGINT
+    finally:
+        process.kill()
+        process.wait()
+        os.close(terminal)
+
+
+def test_watch_ends_with_its_reader(running: Lab) -> None:
+    ours, its_end = os.pipe()
+    command = [sys.executable, "-m", "init_wg", "status", "--watch"]
+    with (running.folder / "watch.log").open("w+b") as errors:
+        process = running.pod.popen(command, env=running.pod_env, stdout=its_end, stderr=errors)
+        os.close(its_end)
+        assert os.read(ours, 65536).startswith(b"tunnel:      up")
+        os.close(ours)
+        assert process.wait(30) == 0
+        errors.seek(0)
+        assert errors.read() == b""
 
 
 # --- drift -----------------------------------------------------------------------------------------------------------

@@ -7,11 +7,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from init_wg import __version__, cli
+from init_wg import __version__, cli, log
 from init_wg.errors import ConfigError, HandshakeError, InitWgError, KernelError, VerifyError
+from init_wg.setup import report
 from tests import documents
 from tests.unit import build
 
@@ -98,6 +100,29 @@ def test_a_right_file_is_previewed_without_a_privilege(tmp_path: Path, capsys: p
     for word in ("10.64.0.2/32", "vpn.example.net:51820", build.SERVER, "0.0.0.0/0"):
         assert word in shown.out
     assert build.PRIVATE not in shown.out
+
+
+HOSTILE = "1\x1b]0;owned\x07\x1b[2J\u202e\udcff"
+
+
+def test_a_name_that_would_command_a_terminal_is_only_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / f"{HOSTILE}.conf"
+    file.write_text(CONFIG)
+    file.chmod(0o600)
+    assert cli.run(["check", str(file)]) == 0
+    facts: dict[str, Any] = {
+        "up": True, "interface": HOSTILE, "implementation": "kernel", "sealed": True, "refused_packets": 0,
+        "server": HOSTILE, "addresses": [], "mtu": 1420, "bypass": {"networks": [], "closed": []}, "peers": [],
+        "dns": {"mode": "tunnel", "resolvers": [], "redirected_queries": 0, "refused_queries": 0},
+        "notices": [HOSTILE], "drift": [HOSTILE],
+    }  # fmt: skip
+    print(report.as_text(facts))
+    log.warning(HOSTILE)
+    shown = capsys.readouterr()
+    assert shown.err.endswith("init-wg: warning: 1?]0;owned??[2J??\n")
+    for line in (shown.out + shown.err).splitlines():
+        assert line.isprintable()
+    assert shown.out.count("1?]0;owned??[2J??") == 6
 
 
 def test_a_wrong_file_is_one_line_with_its_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from watchdog.peer_health import DOUBTFUL, HEALTHY, UNKNOWN, Verdict
 from watchdog.scheduler import DRIFT, PEER, Run
 from watchdog.status import Status
 from watchdog.traffic import Traffic
-from watchdog.web.metrics import Histogram, PeerMetrics, Values
+from watchdog.web.metrics import Histogram, PeerMetrics, Served, Values
 
 WELL = Verdict(HEALTHY, "")
 SILENT = Verdict(DOUBTFUL, "nothing heard for 6 s from 203.0.113.51:51820")
@@ -194,9 +194,10 @@ def test_the_page_of_the_fields_tells_all_of_them() -> None:
     incidents.turned(900.0, "VPN is active")
     incidents.repaired(Run(DRIFT, ("rules",)), 950.0, 950.0, str, changed=True, slowed=False)
     incidents.failed(Run(DRIFT, ("rules",)), 990.5, 990.0, 3, HOSTILE)
-    shown = json.loads(status.render(STATUS._replace(incidents=incidents), VALUES))
+    shown = json.loads(status.render(STATUS._replace(incidents=incidents, served=Served(2, 1, 0)), VALUES, ""))
     assert shown["last_incident"]["failure"] == HOSTILE
     assert documents.named_fields("`/status`") == documents.fields(shown, documents.COUNTS)
+    assert documents.unnamed_fields({**shown, "served": None, "peers": [], "new": 1}, "`/status`") == ["new"]
     del shown["dns"]["mode"]
     assert documents.named_fields("`/status`") != documents.fields(shown, documents.COUNTS), "the control"
 
