@@ -20,7 +20,8 @@ from typing import NamedTuple
 from tests.lab import faults
 from tests.lab.faults import Fault, state_of
 from tests.lab.judge import Judge, Verdict, for_lab
-from tests.lab.lab import AF, HTTP, Lab, LabError, missing
+from tests.lab.lab import AF, HTTP, NEEDS, Lab, LabError
+from tests.lab.needs import missing
 from tests.lab.probes import KINDS, PLAIN, Probes
 
 RATE = 1000  # attempts a second; the machine also has to do the demo's own work
@@ -352,8 +353,8 @@ def play(screen: Screen) -> Result:
 
 def main() -> int:
     screen = Screen()
-    if lacking := missing():
-        print(f"the demo needs: {lacking}", file=sys.stderr)
+    if lacking := missing(NEEDS):
+        print(f"the demo needs {lacking}", file=sys.stderr)
         return 3
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     started = time.monotonic()

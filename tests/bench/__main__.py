@@ -8,14 +8,14 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import shutil
 import signal
 import sys
 
 from tests.bench import measures, names, resident
-from tests.lab.lab import LabError, missing
+from tests.lab.lab import NEEDS, LabError
+from tests.lab.needs import Needs, missing
 
-TOOLS = ("iperf3", "wrk")
+TOOLS = Needs({"iperf3": "iperf3", "wrk": "wrk"})
 BENCHMARKS = {**measures.BENCHMARKS, "names": (names.names, 15), **resident.RESIDENT}
 
 
@@ -30,9 +30,8 @@ def main() -> int:
     given = parser.parse_args()
     if unknown := [name for name in given.names if name not in BENCHMARKS]:
         parser.error(f"there is no {unknown[0]}; there is: {', '.join(BENCHMARKS)}")
-    lacking = [*filter(None, [missing()]), *(tool for tool in TOOLS if not shutil.which(tool))]
-    if lacking:
-        print(f"the benchmarks need: {', '.join(lacking)}", file=sys.stderr)
+    if lacking := missing(NEEDS, TOOLS):
+        print(f"the benchmarks need {lacking}", file=sys.stderr)
         return 3
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     print(f"Linux {platform.release()}, {os.cpu_count()} cores, Python {platform.python_version()}")

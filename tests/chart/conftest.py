@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.chart import helm
-from tests.containers import manifests
+from tests.lab.needs import demand
 
 
 @pytest.fixture(scope="session", autouse=True)
 def tools() -> None:
-    if absent := helm.missing():
-        (pytest.fail if manifests.in_ci() else pytest.skip)(f"missing: {absent}")
+    demand("the chart's suite", helm.NEEDS)

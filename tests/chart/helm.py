@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from tests.containers import manifests
 from tests.containers.manifests import ROOT, ManifestsError
+from tests.lab.needs import Needs
 
 CHART = ROOT / "charts/init-wg"
 PINNED = "helm-python-sdk==0.2.2"
@@ -149,15 +150,16 @@ def render(
     return Rendered(texts, {short(file): each for file, each in answer["documents"].items()}, answer["problems"])
 
 
-def missing() -> str | None:
-    """What this machine lacks, in words; None when nothing."""
-    if lacking := manifests.missing():
-        return lacking
+def library() -> str | None:
+    """For NEEDS: it is installed once."""
     try:
         _process()
     except (ManifestsError, OSError) as error:
         return str(error)
     return None
+
+
+NEEDS = Needs(others=(*manifests.NEEDS.others, library))
 
 
 if __name__ == "__main__":

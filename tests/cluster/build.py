@@ -26,6 +26,7 @@ from pathlib import Path
 
 from tests.containers import engine
 from tests.containers.engine import ROOT, Engine, docker_command
+from tests.lab.needs import Needs, missing
 
 HERE = Path(__file__).resolve().parent
 CACHE = ROOT / ".cache/cluster"
@@ -40,43 +41,11 @@ BUSYBOX = "docker.io/library/busybox:1.37.0"
 PAUSE = "init-wg.invalid/pause:1"
 #: What pods are upgraded from: the programs of 0.1.0 in today's image. The commit is the last one of that version.
 OLDER, OLDER_COMMIT = "init-wg.invalid/older:0.1.0", "576e872962af8fbdfeb47bf021789b2dfcb72c32"
-
-# program -> the Debian package that has it
-PROGRAMS = {
-    "containerd": "containerd",
-    "runc": "runc",
-    "conntrack": "conntrack",
-    "ip": "iproute2",
-    "iptables": "iptables",
-    "nft": "nftables",
-    "tcpdump": "tcpdump",
-    "openssl": "openssl",
-    "busybox": "busybox-static",
-    "dnsmasq": "dnsmasq-base",
-    "wireguard-go": "wireguard-go",
-    "wg": "wireguard-tools",
-    "sysctl": "procps",
-    "ipset": "ipset",
-}
 CNI = Path("/usr/lib/cni/ptp")
 
 
 class BuildError(Exception):
     """A program or an image cannot be built."""
-
-
-def missing() -> str | None:
-    """What this machine lacks, in words; None when nothing."""
-    if lacking := engine.missing():
-        return lacking
-    packages = {package for program, package in PROGRAMS.items() if not shutil.which(program)}
-    if not CNI.exists():
-        packages.add("containernetworking-plugins")
-    if packages:
-        return f"the Debian packages {', '.join(sorted(packages))}"
-    if built() or go():
-        return None
-    return f"Go {GO[0]}.{GO[1]} or later (Debian 12's is too old: https://go.dev/dl)"
 
 
 def go() -> str | None:
@@ -88,6 +57,36 @@ def go() -> str | None:
             if version and (int(version[1]), int(version[2])) >= (1, 21):
                 return command
     return None
+
+
+def some_go() -> str | None:
+    """For NEEDS."""
+    if built() or go():
+        return None
+    return f"Go {GO[0]}.{GO[1]} or later (Debian 12's is too old: https://go.dev/dl)"
+
+
+NEEDS = Needs(
+    {
+        "containerd": "containerd",
+        "runc": "runc",
+        "conntrack": "conntrack",
+        "ip": "iproute2",
+        "iptables": "iptables",
+        "nft": "nftables",
+        "tcpdump": "tcpdump",
+        "openssl": "openssl",
+        "busybox": "busybox-static",
+        "dnsmasq": "dnsmasq-base",
+        "wireguard-go": "wireguard-go",
+        "wg": "wireguard-tools",
+        "sysctl": "procps",
+        "ipset": "ipset",
+        str(CNI): "containernetworking-plugins",
+    },
+    root=True,
+    others=(some_go,),
+)
 
 
 def pinned() -> str:
@@ -133,7 +132,7 @@ def programs() -> None:
         return
     command = go()
     if command is None:
-        raise BuildError(str(missing()))
+        raise BuildError(str(missing(engine.NEEDS, NEEDS)))
     # Without a version a kubelet calls itself v0.0.0, and what compares versions fails.
     version = kubernetes()
     name = "k8s.io/component-base/version."
@@ -217,7 +216,7 @@ def applications() -> None:
     root = IMAGES / "root"
     busybox = shutil.which("busybox")
     if busybox is None:
-        raise BuildError(str(missing()))
+        raise BuildError(str(missing(engine.NEEDS, NEEDS)))
     for name, command in ((PAUSE, ("/bin/busybox", "sleep", "2147483647")), (BUSYBOX, ("sh",))):
         if image_file(name).exists():
             continue
@@ -314,6 +313,6 @@ def everything() -> None:
 
 
 if __name__ == "__main__":
-    if lacking := missing():
+    if lacking := missing(engine.NEEDS, NEEDS):
         sys.exit(f"the cluster's tests need {lacking}")
     everything()

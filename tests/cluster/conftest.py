@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Iterator
 
 import pytest
+
+from tests.containers import engine
+from tests.lab.needs import demand
 
 from . import build
 from .capture import JUDGED
@@ -23,8 +25,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """One node's Kubernetes with all images. What is missing is named, and fails where CI is set."""
-    if lacking := build.missing():
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"the cluster's tests need {lacking}")
+    demand("the cluster's suite", engine.NEEDS, build.NEEDS)
     # A shell without job control makes what it runs in the background ignore this, and all that is started from there.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with Cluster() as running:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
+from tests.lab.needs import give_up
 
 from .build import OLDER, OLDER_COMMIT, PRODUCT, image_file
 from .capture import Capture
@@ -21,9 +22,7 @@ ASK = ("-c", "app", "--", "curl", "-s", "-m", "2", "http://203.0.113.80/")
 @pytest.fixture(scope="module")
 def capture(cluster: Cluster) -> Iterator[Capture]:
     if not image_file(OLDER).exists():
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(
-            f"the history has no {OLDER_COMMIT[:12]}: a shallow clone"
-        )
+        give_up(f"the history has no {OLDER_COMMIT[:12]}: a shallow clone")
     cluster.namespace(NAMESPACE)
     noise(cluster, NAMESPACE)
     for number, name in enumerate(("one", "two")):

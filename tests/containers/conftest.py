@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
 
-from .engine import Engine, missing
+from tests.lab.needs import demand
+
+from .engine import NEEDS, Engine
 
 
 @pytest.fixture(scope="session")
 def engine() -> Iterator[Engine]:
     """A Docker daemon with both images built. What is missing is named, and fails where CI is set."""
-    if lacking := missing():
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"the container suite needs {lacking}")
+    demand("the container suite", NEEDS)
     with Engine() as running:
         _ = running.images
         yield running

@@ -13,7 +13,9 @@ import subprocess
 import sys
 import time
 
-from .engine import IMAGE, ROOT, Engine, docker_command, missing, wait_until
+from tests.lab.needs import missing
+
+from .engine import IMAGE, NEEDS, ROOT, Engine, docker_command, wait_until
 from .stack import PROVIDER, WEB, Stack
 
 
@@ -68,6 +70,6 @@ def demo() -> None:
 
 
 if __name__ == "__main__":
-    if lacking := missing():
+    if lacking := missing(NEEDS):
         sys.exit(f"this needs {lacking}")
     image() if sys.argv[1:] == ["image"] else demo()

@@ -18,6 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Self
 
+from tests.lab.needs import Needs, tun
 from tests.lab.patience import LabError
 from tests.lab.patience import wait_until as wait_until
 
@@ -25,14 +26,6 @@ ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache/containers"
 BASES = {"debian:bookworm-slim": "bookworm", "debian:trixie-slim": "trixie"}
 IMAGE, LAB_IMAGE = "init-wg", "init-wg-lab"
-PROGRAMS = {
-    "dockerd": "docker.io",
-    "docker": "docker.io",
-    "mmdebstrap": "mmdebstrap",
-    "slirp4netns": "slirp4netns",
-    "tcpdump": "tcpdump",
-    "unshare": "util-linux",
-}
 
 # The first process in the namespaces. It waits for a line before it starts the daemon: time to begin a capture.
 # /run/containerd is hidden, or the daemon would take another's containerd, which lives in another mount namespace.
@@ -55,18 +48,6 @@ class EngineError(LabError):
     """The engine, not what is tested with it, does not work."""
 
 
-def missing() -> str | None:
-    """What this machine lacks, in words; None when nothing."""
-    if os.geteuid():
-        return "root"
-    packages = sorted({package for program, package in PROGRAMS.items() if not shutil.which(program)})
-    if packages:
-        return f"the Debian packages {', '.join(packages)}"
-    if not Path("/dev/net/tun").exists():
-        return "/dev/net/tun"
-    return None if compose_command() else "the Debian package docker-compose, or Docker's compose plugin"
-
-
 def docker_command() -> str:
     """The client that belongs to Debian's daemon, if that is what is installed."""
     return "/usr/bin/docker" if Path("/usr/bin/docker").exists() else "docker"
@@ -79,6 +60,25 @@ def compose_command() -> list[str] | None:
         return plugin
     alone = shutil.which("docker-compose")
     return [alone] if alone else None
+
+
+def some_compose() -> str | None:
+    """For NEEDS."""
+    return None if compose_command() else "the Debian package docker-compose, or Docker's compose plugin"
+
+
+NEEDS = Needs(
+    {
+        "dockerd": "docker.io",
+        "docker": "docker.io",
+        "mmdebstrap": "mmdebstrap",
+        "slirp4netns": "slirp4netns",
+        "tcpdump": "tcpdump",
+        "unshare": "util-linux",
+    },
+    root=True,
+    others=(tun, some_compose),
+)
 
 
 class Engine:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -17,6 +16,8 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from tests.lab.needs import Needs
 
 ROOT = Path(__file__).resolve().parents[2]
 K8S = ROOT / "k8s"
@@ -171,8 +172,8 @@ def render(folder: Path, *components: str, resources: Path) -> subprocess.Comple
     return build(folder)
 
 
-def missing() -> str | None:
-    """What this machine lacks, in words; None when nothing."""
+def tools() -> str | None:
+    """For NEEDS: they are fetched once."""
     try:
         python()
         kustomize()
@@ -181,13 +182,12 @@ def missing() -> str | None:
     return None
 
 
+NEEDS = Needs(others=(tools,))
+
+
 def pod_spec(workload: Any) -> Any:
     """The pod of a Pod, a workload or a CronJob."""
     if workload["kind"] == "CronJob":
         workload = workload["spec"]["jobTemplate"]
     spec = workload["spec"]
     return spec["template"]["spec"] if "template" in spec else spec
-
-
-def in_ci() -> bool:
-    return bool(os.environ.get("CI"))

@@ -22,16 +22,9 @@ from typing import IO, Any, Self
 from tests.containers.engine import CACHE
 from tests.lab.judge import Judge, Rules
 from tests.lab.lab import CLUSTER_NETWORKS, SERVICE_NETWORKS, Lab, ip_batch
+from tests.lab.needs import Needs, tun
 from tests.lab.reaper import NETNS
 
-PROGRAMS = {
-    "podman": "podman",
-    "catatonit": "catatonit",
-    "iptables": "iptables",
-    "busybox": "busybox-static",
-    "runc": "runc",
-    "unshare": "util-linux",
-}
 NETAVARK = ("/usr/lib/podman/netavark", "/usr/libexec/podman/netavark")
 
 IMAGE = "localhost/init-wg-pod"
@@ -73,16 +66,23 @@ class PodmanError(Exception):
     """Podman, not what is tested with it, does not work."""
 
 
-def missing() -> str | None:
-    """What this machine lacks, in words; None when nothing."""
-    if os.geteuid():
-        return "root"
-    packages = {package for program, package in PROGRAMS.items() if not shutil.which(program)}
-    if not any(map(os.path.exists, NETAVARK)):
-        packages.add("netavark")
-    if packages:
-        return f"the Debian packages {', '.join(sorted(packages))}"
-    return None if os.path.exists("/dev/net/tun") else "/dev/net/tun"
+def netavark() -> str | None:
+    """For NEEDS: it lies where no search looks for programs."""
+    return None if any(map(os.path.exists, NETAVARK)) else "the Debian package netavark"
+
+
+NEEDS = Needs(
+    {
+        "podman": "podman",
+        "catatonit": "catatonit",
+        "iptables": "iptables",
+        "busybox": "busybox-static",
+        "runc": "runc",
+        "unshare": "util-linux",
+    },
+    root=True,
+    others=(netavark, tun),
+)
 
 
 class Podman:

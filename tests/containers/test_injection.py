@@ -11,14 +11,14 @@ import pytest
 from tests.containers import manifests
 from tests.containers.injection import literal, render
 from tests.containers.manifests import K8S, load, parse, pod_spec
+from tests.lab.needs import demand
 
 HERE = Path(__file__).parent
 
 
 @pytest.fixture(scope="module", autouse=True)
 def tools() -> None:
-    if absent := manifests.missing():
-        (pytest.fail if manifests.in_ci() else pytest.skip)(f"missing: {absent}")
+    demand("the suite of the policies", manifests.NEEDS)
 
 
 def added(folder: Path, *components: str) -> Any:

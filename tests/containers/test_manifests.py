@@ -18,6 +18,7 @@ from init_wg import __version__
 from tests.containers import manifests
 from tests.containers.manifests import K8S, ROOT, build, load, parse, pod_spec, problems, render
 from tests.containers.podman import userspace
+from tests.lab.needs import demand
 
 GOLDEN = Path(__file__).with_name("golden")
 WORKLOADS = GOLDEN / "workloads.yaml"
@@ -43,10 +44,7 @@ INJECT = "init-wg.io/inject"
 
 @pytest.fixture(scope="module", autouse=True)
 def tools() -> None:
-    if absent := manifests.missing():
-        if manifests.in_ci():
-            pytest.fail(f"missing: {absent}")
-        pytest.skip(f"missing: {absent}")
+    demand("the suite of the manifests", manifests.NEEDS)
 
 
 @pytest.fixture(scope="module")

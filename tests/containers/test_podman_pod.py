@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +13,7 @@ from tests.containers.engine import IMAGE, Engine
 from tests.containers.podman import PYTHON, PodJudge, Podman, for_podman, userspace
 from tests.lab import lab as labs
 from tests.lab.lab import CLUSTER_DNS, PUBLIC_DNS, Lab, wait_until
+from tests.lab.needs import demand
 
 SERVICE_ADDRESS = "10.43.0.80"
 INIT, WATCHDOG, APP = (f"tunnelled-{name}" for name in ("init-wg", "init-wg-watchdog", "app"))
@@ -46,8 +46,7 @@ while True:
 
 @pytest.fixture(scope="module")
 def podman_is_here() -> None:
-    if absent := podman.missing() or labs.missing():
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"the pod's tests need {absent}")
+    demand("the pod's suite", podman.NEEDS, labs.NEEDS)
 
 
 @pytest.fixture(scope="module")

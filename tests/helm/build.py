@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tests.cluster.build import go
 from tests.containers.manifests import ROOT
+from tests.lab.needs import Needs
 
 CACHE = ROOT / ".cache/helm"
 #: The major version -> the module's version.
@@ -23,10 +24,13 @@ def program(major: int) -> Path:
     return CACHE / PINNED[major] / "helm"
 
 
-def missing() -> str | None:
-    """What this machine lacks, in words; None when nothing."""
+def helms() -> str | None:
+    """For NEEDS."""
     absent = [f"Helm {major}" for major in PINNED if not program(major).exists()]
     return f"{' and '.join(absent)}: make test-helm builds them" if absent else None
+
+
+NEEDS = Needs(others=(helms,))
 
 
 def build(major: int) -> None:

@@ -15,6 +15,7 @@ from tests.chart.test_chart import APP, GOOD, WRONG
 from tests.containers import manifests
 from tests.containers.manifests import ROOT, parse
 from tests.helm import build
+from tests.lab.needs import demand
 
 NEWEST = "1.37.0"
 POST_RENDER = ROOT / "contrib/helm-plugin/post-render"
@@ -22,8 +23,7 @@ POST_RENDER = ROOT / "contrib/helm-plugin/post-render"
 
 @pytest.fixture(scope="module", autouse=True)
 def tools() -> None:
-    if absent := build.missing() or manifests.missing():
-        (pytest.fail if manifests.in_ci() else pytest.skip)(f"missing: {absent}")
+    demand("Helm's suite", build.NEEDS, manifests.NEEDS)
 
 
 def helm(major: int, *argv: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:

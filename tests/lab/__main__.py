@@ -6,7 +6,8 @@ import argparse
 import signal
 import sys
 
-from .lab import FAMILIES, NODE_DNS, PUBLIC_DNS, TUNNEL_DNS, Lab, missing
+from .lab import FAMILIES, NEEDS, NODE_DNS, PUBLIC_DNS, TUNNEL_DNS, Lab
+from .needs import missing
 
 GUIDE = """
 The lab {name} is up.
@@ -34,8 +35,8 @@ def main() -> int:
     parser.add_argument("--no-pod-ipv6", action="store_true", help="the pod has no IPv6")
     parser.add_argument("--endpoint-family", type=int, choices=FAMILIES, default=4, help="(default: 4)")
     given = parser.parse_args()
-    if lacking := missing():
-        print(f"a lab needs: {lacking}", file=sys.stderr)
+    if lacking := missing(NEEDS):
+        print(f"a lab needs {lacking}", file=sys.stderr)
         return 3
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     lab = Lab(

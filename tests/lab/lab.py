@@ -40,6 +40,7 @@ from types import TracebackType
 from typing import IO, Literal, NamedTuple, Self
 
 from . import reaper
+from .needs import Needs
 from .patience import LabError as LabError
 from .patience import wait_until as wait_until
 
@@ -54,7 +55,6 @@ SERVICES = Path(__file__).with_name("services.py")
 IMAGES_WIREGUARD_GO = PROJECT / ".cache/wireguard-go/wireguard-go"
 if os.environ.get("WIREGUARD_GO", "image") == "image":
     os.environ["PATH"] = f"{IMAGES_WIREGUARD_GO.parent}:{os.environ.get('PATH', os.defpath)}"
-TOOLS = ("ip", "nft", "wg", "tcpdump", "ping", "nsenter", "mount")
 
 WIREGUARD_PORT = 51820
 MARK = 51820
@@ -87,16 +87,6 @@ libc = ctypes.CDLL(None, use_errno=True)
 counter = itertools.count(1)
 
 
-def missing() -> str | None:
-    """What this machine lacks to run a lab, in words; None when nothing."""
-    if os.geteuid() != 0:
-        return "root"
-    absent = [tool for tool in TOOLS if not shutil.which(tool)]
-    if not shutil.which("wireguard-go") and not kernel_wireguard():
-        absent.append("wireguard-go")
-    return ", ".join(absent) or None
-
-
 def wireguard_go() -> str:
     """Which wireguard-go the labs use, in words."""
     found = shutil.which("wireguard-go")
@@ -109,6 +99,26 @@ def kernel_wireguard() -> bool:
     """Does this kernel have WireGuard? Asked in a namespace of its own: a trial in this one would show."""
     trial = ["unshare", "--net", "ip", "link", "add", "name", "trial", "type", "wireguard"]
     return subprocess.run(trial, capture_output=True, check=False).returncode == 0
+
+
+def some_wireguard() -> str | None:
+    """For NEEDS."""
+    return None if shutil.which("wireguard-go") or kernel_wireguard() else "the Debian package wireguard-go"
+
+
+NEEDS = Needs(
+    {
+        "ip": "iproute2",
+        "nft": "nftables",
+        "wg": "wireguard-tools",
+        "tcpdump": "tcpdump",
+        "ping": "iputils-ping",
+        "nsenter": "util-linux",
+        "mount": "mount",
+    },
+    root=True,
+    others=(some_wireguard,),
+)
 
 
 def ip_batch(*lines: str, netns: str | None = None) -> None:

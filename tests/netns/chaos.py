@@ -29,7 +29,8 @@ from typing import NamedTuple, Self
 from tests.lab import reaper
 from tests.lab.faults import FAULTS, FORGED, RA_PREFIX, Fault, state_of
 from tests.lab.judge import Judge, Leak, for_lab
-from tests.lab.lab import AF_BITS, TUNNEL_DNS, WIREGUARD_PORT, Lab, LabError, Member, missing, wait_until
+from tests.lab.lab import AF_BITS, NEEDS, TUNNEL_DNS, WIREGUARD_PORT, Lab, LabError, Member, wait_until
+from tests.lab.needs import missing
 from tests.lab.probes import Probes
 
 PORT = 9999
@@ -420,8 +421,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32), help="of an earlier run, to repeat it")
     parser.add_argument("--setting", choices=SETTINGS, action="append", help="a kind of pod (default: each in turn)")
     given = parser.parse_args()
-    if lacking := missing():
-        print(f"chaos needs: {lacking}", file=sys.stderr)
+    if lacking := missing(NEEDS):
+        print(f"chaos needs {lacking}", file=sys.stderr)
         return 3
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     settings = given.setting or list(SETTINGS)

@@ -5,22 +5,21 @@ Everything here is real: kernels, WireGuard, nftables, captures. What is missing
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Iterator
 
 import pytest
 
 from tests.lab.judge import Judge
-from tests.lab.lab import Lab, missing, wireguard_go
+from tests.lab.lab import NEEDS, Lab, wireguard_go
+from tests.lab.needs import demand
 from tests.lab.probes import Probes
 
 
 @pytest.fixture(scope="session", autouse=True)
 def machine() -> None:
     """Skip, with the reason, where no lab can be built; under CI that is a failure."""
-    if lacking := missing():
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"the leak suite needs: {lacking}")
+    demand("the leak suite", NEEDS)
     # A shell without job control makes what it runs in the background ignore this, and all that is started from there.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

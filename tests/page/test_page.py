@@ -8,14 +8,14 @@ from __future__ import annotations
 import importlib.resources
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.lab.lab import Lab, missing, wait_until
+from tests.lab.lab import NEEDS, Lab, wait_until
+from tests.lab.needs import Needs, demand
 from tests.netns.chaos import Watchdog
 from tests.page.browser import Browser
 from tests.picture import PICTURE
@@ -28,9 +28,7 @@ LOOKS = [(False, 1200), (True, 1200), (False, 360), (True, 360)]
 @pytest.fixture(scope="module", autouse=True)
 def machine() -> None:
     """Skip, with the reason, where no browser or no lab is to be had; under CI that is a failure."""
-    lacking = missing() or ("" if shutil.which("chromium") else "chromium")
-    if lacking:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"the page's tests need: {lacking}")
+    demand("the page's suite", NEEDS, Needs({"chromium": "chromium"}))
 
 
 @pytest.fixture(scope="module")
