@@ -53,7 +53,7 @@ test-nft:
 	tests/nft.sh bookworm trixie
 	PATH="$(CURDIR)/.cache/nft/$(NFT)/bin:$$PATH" $(PY) -m pytest $(or $(TESTS),tests/netns)
 
-# The pages that are made of the code.
+# The pages that are made of the code, and the manifests that are made of one.
 docs: .venv/.prepared
 	$(PY) -m tests.documents
 

@@ -1,4 +1,5 @@
-"""python -m tests.documents (`make docs`): docs/configuration.md, and of the chart whatever is said elsewhere first."""
+"""python -m tests.documents (`make docs`): docs/configuration.md, and of manifests and chart whatever is said elsewhere
+first."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from pathlib import Path
 
 from init_wg.config import server_settings
 from init_wg.config.settings import TABLE, Setting
+from tests import podspec
 
 ROOT = Path(__file__).parents[1]
 CONFIGURATION = ROOT / "docs/configuration.md"
@@ -168,6 +170,8 @@ def flux() -> str:
 if __name__ == "__main__":
     CONFIGURATION.write_text(configuration())
     (CHART / "README.md").write_text(chart())
+    for file, text in podspec.files().items():
+        file.write_text(text)
     FLUX_EXAMPLE.write_text(flux())
     for source, copy in COPIES.items():
         copy.write_text(source.read_text())

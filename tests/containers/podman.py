@@ -286,14 +286,3 @@ def for_podman(pod: Mapping[str, Any], image: str = IMAGE) -> dict[str, Any]:
     # An init container that fails is repeated without a pause, for ever.
     spec["restartPolicy"] = "Never"
     return made
-
-
-def userspace(pod: Mapping[str, Any]) -> dict[str, Any]:
-    """The pod as k8s/component-userspace makes it: this machine's kernel may have no WireGuard."""
-    made: dict[str, Any] = copy.deepcopy(dict(pod))
-    for container in made["spec"]["initContainers"]:
-        container["env"] = [{"name": "WG_IMPLEMENTATION", "value": "userspace"}]
-        container["resources"]["limits"]["memory"] = "256Mi"
-        container["volumeMounts"].append({"name": "init-wg-tun", "mountPath": "/dev/net/tun"})
-    made["spec"]["volumes"].append({"name": "init-wg-tun", "hostPath": {"path": "/dev/net/tun", "type": "CharDevice"}})
-    return made

@@ -10,7 +10,7 @@ import pytest
 
 from tests.containers import manifests, podman
 from tests.containers.engine import IMAGE, Engine
-from tests.containers.podman import PYTHON, PodJudge, Podman, for_podman, userspace
+from tests.containers.podman import PYTHON, PodJudge, Podman, for_podman
 from tests.lab import lab as labs
 from tests.lab.lab import CLUSTER_DNS, PUBLIC_DNS, Lab, wait_until
 from tests.lab.needs import demand
@@ -70,7 +70,7 @@ def judge(node: Podman) -> Iterator[PodJudge]:
 @pytest.fixture(scope="module")
 def manifest(node: Podman) -> dict[str, Any]:
     """pod.yaml for this podman, with an application that makes traffic."""
-    pod = for_podman(userspace(manifests.load("pod.yaml")))
+    pod = for_podman(manifests.load("pod-userspace.yaml"))
     web = node.lab.web.addresses
     resolvers = [*PUBLIC_DNS.values(), *CLUSTER_DNS.values()]
     script = f"WEB4, WEB6, RESOLVERS = {web[4]!r}, {web[6]!r}, {resolvers!r}\n{_TRAFFIC}"

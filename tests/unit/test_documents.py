@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from init_wg.config.settings import TABLE
-from tests import documents
+from tests import documents, podspec
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(
@@ -116,6 +116,24 @@ def test_each_row_of_the_guarantees_is_shown_by_a_test() -> None:
 def test_the_configuration_page_is_the_table() -> None:
     """`make docs` writes it."""
     assert documents.CONFIGURATION.read_text() == documents.configuration()
+
+
+@pytest.mark.parametrize("file", podspec.files(), ids=lambda file: f"{file.parent.name}/{file.name}")
+def test_the_pods_of_k8s_come_from_one_file(file: Path) -> None:
+    """`make docs` writes them from k8s/component/workload.yaml."""
+    assert file.read_text() == podspec.files()[file]
+
+
+def test_a_change_of_the_pod_reaches_every_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Positive control."""
+    source = (podspec.COMPONENT / "workload.yaml").read_text()
+    for name in ("workload.yaml", "kustomization.yaml"):
+        (tmp_path / name).write_text((podspec.COMPONENT / name).read_text())
+    monkeypatch.setattr(podspec, "COMPONENT", tmp_path)
+    (tmp_path / "workload.yaml").write_text(source.replace("medium: Memory", "medium: Another"))
+    made = {file.name: text for file, text in podspec.files().items() if file.name != "kustomization.yaml"}
+    assert set(made) == {"cronjob.yaml", "bare-pod.yaml", "pod.yaml", "pod-userspace.yaml"}
+    assert all("medium: Another" in text for text in made.values())
 
 
 def test_the_stack_offers_settings_with_their_defaults() -> None:
