@@ -54,6 +54,12 @@ Keys are not shown.""",
         """run the DNS forwarder, if DNS_MODE needs one (the watchdog does this; exit status 0: not needed)
 It stays in the foreground.""",
     ),
+    "node": (
+        "node print|up|check|status|down",
+        """let a cluster work beside the machine's VPN (docs/node.md): the one command for the machine's own network
+print shows the table; up loads it; check and status [--json] compare; down takes it away.
+No other command acts in the machine's own network, and this one acts nowhere else.""",
+    ),
     "down": (
         "down",
         """take everything away: the pod is open then
@@ -123,6 +129,10 @@ def _run(arguments: list[str]) -> int:
             return _watch()
         case ["names"]:
             return _names()
+        case ["node", *words]:
+            from init_wg.node import run as node
+
+            return node.run(words)
         case ["down"]:
             return _down()
         case ["--version"]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Container
 from pathlib import Path
 
-from init_wg.config import server_settings
+from init_wg.config import node_settings, server_settings
 from init_wg.config.settings import TABLE, Setting
 from tests import podspec
 
@@ -82,6 +82,14 @@ those of linuxserver/wireguard. The table is in `init_wg/config/server_settings.
 | name | default | meaning |
 |---|---|---|
 """
+NODE = """
+## A machine with a VPN
+
+These are for `init-wg node` alone: see [node.md](node.md). The table is in `init_wg/config/node_settings.py`.
+
+| name | default | meaning |
+|---|---|---|
+"""
 TAIL = """
 ## The WireGuard file
 
@@ -97,7 +105,8 @@ def configuration() -> str:
         f"| `{each.name}` | {_default(each)} | {READERS[each.reader]} | {each.meaning} |\n" for each in TABLE
     )
     server = "".join(f"| `{each.name}` | {_default(each)} | {each.meaning} |\n" for each in server_settings.TABLE)
-    return HEAD + common + TAIL + SERVER + server
+    node = "".join(f"| `{each.name}` | {_default(each)} | {each.meaning} |\n" for each in node_settings.TABLE)
+    return HEAD + common + TAIL + SERVER + server + NODE + node
 
 
 def _default(setting: Setting) -> str:

@@ -40,19 +40,16 @@ def listing() -> str:
     """Our tables as nft prints them, without counters; "" when neither is there. Raises KernelError."""
     # All: one `list table` that finds nothing makes nft list neither, of two families nft 1.1.7 lists the second only,
     # and two runs take twice as long.
-    ended = _nft(("--stateless", "--numeric-protocol", "list", "ruleset"), "")
-    if ended.status and "Operation not permitted" in ended.stderr:
-        raise KernelError(
-            "permission denied: reading the rules needs the capability NET_ADMIN: ask in the watchdog's container "
-            "(kubectl exec POD -c init-wg-watchdog -- init-wg status)"
-        )
-    if ended.status:
-        raise KernelError(f"nft cannot list the rules: {_first_line(ended.stderr)}")
+    return tables(everything(), killswitch.NAME)
+
+
+def tables(rules: str, ours: str) -> str:
+    """Of a whole ruleset as nft prints it, the tables of this name, inet first; "" when there is none."""
     family, lines = "", {"inet": [""], "netdev": [""]}
-    for line in ended.stdout.splitlines(keepends=True):
+    for line in rules.splitlines(keepends=True):
         if line.startswith("table "):
             _, family, name, *_ = line.split()
-            family = family if name == killswitch.NAME else ""
+            family = family if name == ours else ""
         if family in lines:  # nft 1.1.7 puts each name of several devices in quotes
             lines[family].append(line.replace('"', "") if " devices = {" in line else line)
         if line == "}\n":  # what nft remarks on somebody else's table stands before that
@@ -61,6 +58,19 @@ def listing() -> str:
     for number, name in _PROTOCOLS:
         text = text.replace(f"meta l4proto {number} ", f"meta l4proto {name} ")
     return text
+
+
+def everything() -> str:
+    """The whole ruleset as nft prints it, without counters, and with numbers for protocols. Raises KernelError."""
+    ended = _nft(("--stateless", "--numeric-protocol", "list", "ruleset"), "")
+    if ended.status and "Operation not permitted" in ended.stderr:
+        raise KernelError(
+            "permission denied: reading the rules needs the capability NET_ADMIN: ask in the watchdog's container "
+            "(kubectl exec POD -c init-wg-watchdog -- init-wg status)"
+        )
+    if ended.status:
+        raise KernelError(f"nft cannot list the rules: {_first_line(ended.stderr)}")
+    return ended.stdout
 
 
 def strangers() -> list[str]:
@@ -74,14 +84,15 @@ def strangers() -> list[str]:
     return found
 
 
-def counters() -> dict[str, int]:
-    """Packets by chain since the kill-switch was loaded, e.g. {"refuse": 3, "refuse_name": 1, "names": 12}.
+def counters(table: str = killswitch.NAME) -> dict[str, int]:
+    """Packets by chain since the kill-switch was loaded, e.g. {"refuse": 3, "refuse_name": 1, "names": 12}; or of
+    another table of the inet family.
 
     refuse: all that was refused; refuse_name: DNS among it; names: queries that were redirected.
     """
     chain = ""
     packets: dict[str, int] = {}
-    for line in _nft(("list", "table", "inet", killswitch.NAME), "").stdout.splitlines():
+    for line in _nft(("list", "table", "inet", table), "").stdout.splitlines():
         words = line.partition(" comment ")[0].split()
         if words[:1] == ["chain"]:
             chain = words[1]

@@ -76,7 +76,16 @@ def in_place() -> bool:
 
 
 def refuse_node() -> None:
-    """Sealing the node itself would cut off every pod on it. Raises ConfigError when this is its network.
+    """Sealing the node itself would cut off every pod on it. Raises ConfigError when this is its network."""
+    if sign := sign_of_a_node():
+        raise ConfigError(
+            f"this is the node's own network ({sign}), and sealing it would cut off the node: "
+            "remove hostNetwork: true (or network_mode: host); nothing was changed"
+        )
+
+
+def sign_of_a_node() -> str | None:
+    """By what this network is known as a node's own, or a machine's; None for a pod's. Raises OSError.
 
     Some sysctls exist in the first network namespace only (net/core/sysctl_net_core.c: net_core_table);
     a node that is itself a container is known by what its network plugin and kube-proxy leave there.
@@ -89,11 +98,7 @@ def refuse_node() -> None:
             sign = f"interface {name}"
     if sign is None and any(b"KUBE-" in chain for chain in sealed.ask(sealed.GET_CHAIN, 0, b"", sealed.DUMP)):
         sign = "kube-proxy's KUBE- chains"
-    if sign:
-        raise ConfigError(
-            f"this is the node's own network ({sign}), and sealing it would cut off the node: "
-            "remove hostNetwork: true (or network_mode: host); nothing was changed"
-        )
+    return sign
 
 
 def _tunnel() -> str:

@@ -1,4 +1,4 @@
-"""Every ruleset of a server goes into the kernel, and comes back from nft byte for byte."""
+"""Every ruleset of a server, and every table of a machine, comes back from the kernel and nft byte for byte."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from tests.lab.lab import PROJECT
 
-GOLDEN = PROJECT / "tests/unit/golden/server"
+GOLDEN = PROJECT / "tests/unit/golden"
 #: Loads a text in a network of its own, and prints what the program itself makes of nft's listing.
 ROUND = """
 import subprocess, sys
@@ -18,13 +18,18 @@ sys.path.insert(0, sys.argv[1])
 from init_wg.kernel import nft
 subprocess.run(["ip", "link", "add", "eth0", "type", "veth", "peer", "name", "other"], check=True)
 nft.load(open(sys.argv[2]).read())
-print(nft.listing(), end="")
+print(nft.tables(nft.everything(), sys.argv[3]), end="")
 """
 
 
-@pytest.mark.parametrize("file", sorted(GOLDEN.glob("*.nft")), ids=lambda file: file.stem)
+@pytest.mark.parametrize(
+    "file",
+    sorted((*GOLDEN.glob("server/*.nft"), *GOLDEN.glob("node/*.nft"))),
+    ids=lambda file: f"{file.parent.stem}-{file.stem}",
+)
 def test_nft_returns_what_it_was_given(file: Path) -> None:
-    argv = ["unshare", "--net", sys.executable, "-c", ROUND, str(PROJECT), str(file)]
+    table = "init_wg" if file.parent.stem == "server" else "init_wg_node"
+    argv = ["unshare", "--net", sys.executable, "-c", ROUND, str(PROJECT), str(file), table]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == file.read_text()

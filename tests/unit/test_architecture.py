@@ -46,7 +46,9 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "init_wg.setup",
         "init_wg.server.design",
     ),
-    "init_wg": ("init_wg.config", "init_wg.kernel", "init_wg.setup", "init_wg.server"),
+    "init_wg.node.design": ("init_wg.model", "init_wg.config"),
+    "init_wg.node": ("init_wg.model", "init_wg.config", "init_wg.kernel", "init_wg.setup", "init_wg.node.design"),
+    "init_wg": ("init_wg.config", "init_wg.kernel", "init_wg.setup", "init_wg.server", "init_wg.node"),
     "watchdog.web": (),
     "watchdog": ("init_wg", "init_wg.config", "init_wg.kernel", "init_wg.model", "watchdog.web"),
 }
@@ -55,10 +57,10 @@ GROUND = {"init_wg.errors", "init_wg.log", "watchdog.loop"}
 #: No I/O and no clock: what they say depends on what they are given.
 PURE = (
     "init_wg.errors", "init_wg.config", "init_wg.config.settings", "init_wg.config.server_settings",
-    "init_wg.config.peer_names",
+    "init_wg.config.node_settings", "init_wg.config.peer_names",
     *sorted(
         m for m in SOURCES
-        if m.startswith(("init_wg.model", "init_wg.design", "init_wg.server.design"))
+        if m.startswith(("init_wg.model", "init_wg.design", "init_wg.server.design", "init_wg.node.design"))
     ),
     "watchdog.peer_health", "watchdog.contention", "watchdog.scheduler", "watchdog.exit_check", "watchdog.incident",
     "watchdog.status", "watchdog.traffic",

@@ -52,7 +52,7 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("option", ["--help", "-h"])
-@pytest.mark.parametrize("command", ["up", "lockdown", "hold", "check", "status", "names", "down"])
+@pytest.mark.parametrize("command", ["up", "lockdown", "hold", "check", "status", "names", "node", "down"])
 def test_help_of_one_command(command: str, option: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run([command, option]) == 0
     shown = capsys.readouterr()
