@@ -54,28 +54,9 @@ class Child:
         self._finished = finished
         self._buffers: dict[int, bytes] = {}
         self._late = False
-        readers, writers = [], []
-        for _ in range(2):
-            reader, writer = os.pipe()  # both ends are closed on exec
-            os.set_blocking(reader, False)
-            readers.append(reader)
-            writers.append(writer)
+        readers, writers = zip(*(os.pipe() for _ in range(2)), strict=True)  # all ends are closed on exec
         try:
-            self.pid = os.posix_spawn(
-                argv[0],
-                argv,
-                environment,
-                file_actions=[
-                    (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
-                    (os.POSIX_SPAWN_DUP2, writers[0], 1),
-                    (os.POSIX_SPAWN_DUP2, writers[1], 2),
-                    # Onto itself: it stays open, though it is closed on exec otherwise.
-                    *((os.POSIX_SPAWN_DUP2, fd, fd) for fd in inherited),
-                ],
-                setpgroup=0,
-                setsigmask=(),
-                setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),  # Python ignores these, and that would be inherited
-            )
+            self.pid = _spawn(argv, environment, writers, inherited)
         except OSError:
             for fd in readers:
                 close_quietly(fd)
@@ -84,8 +65,9 @@ class Child:
             for fd in writers:
                 close_quietly(fd)
         self._started = loop.now()
-        self._readers = tuple(readers)
+        self._readers = readers
         for fd in readers:
+            os.set_blocking(fd, False)
             self._buffers[fd] = b""
             loop.watch(fd, EPOLLIN, self._reader(fd))
         self._timer: Timer | None = loop.call_later(timeout, self._expire)
@@ -141,3 +123,23 @@ class Child:
         if self._timer:
             self._timer.cancel()
         self._timer = self._loop.call_later(delay, call)
+
+
+def _spawn(
+    argv: tuple[str, ...], environment: Mapping[str, str], outputs: tuple[int, ...], inherited: tuple[int, ...]
+) -> int:
+    """Start it as a group of its own, its output and errors to these descriptors. Raises OSError."""
+    return os.posix_spawn(
+        argv[0],
+        argv,
+        environment,
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+            *((os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(outputs, 1)),
+            # Onto itself: it stays open, though it is closed on exec otherwise.
+            *((os.POSIX_SPAWN_DUP2, fd, fd) for fd in inherited),
+        ],
+        setpgroup=0,
+        setsigmask=(),
+        setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),  # Python ignores these, and that would be inherited
+    )

@@ -101,14 +101,18 @@ def discover(kernel: Snapshot, tunnel: str) -> Pod:
     )
     routes = main + lost
     origin = _remembered(kernel.routes, entries) or _origin(routes, entries, uplink)
+    mtu = next(interface.mtu for interface in kernel.interfaces if interface.name == uplink)
+    return Pod(uplink, mtu, links, _addresses(entries, origin), defaults, routes, recorded, origin)
+
+
+def _addresses(entries: Iterable[InterfaceAddress], origin: Origin) -> tuple[IPv4Interface | IPv6Interface, ...]:
+    """The pod's own: those that a neighbour announced only if they were announced at the first time."""
     announced = tuple(map(ip_network, origin.announced))
-    addresses = tuple(
+    return tuple(
         _interface(entry)
         for entry in entries
         if not entry.announced or any(ip_address(entry.address.address) in network for network in announced)
     )
-    mtu = next(interface.mtu for interface in kernel.interfaces if interface.name == uplink)
-    return Pod(uplink, mtu, links, addresses, defaults, routes, recorded, origin)
 
 
 def _interface(entry: InterfaceAddress) -> IPv4Interface | IPv6Interface:

@@ -4,7 +4,7 @@ the public ones."""
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from init_wg import log
 from init_wg.design import dns, reach
@@ -17,67 +17,86 @@ from init_wg.setup import connect
 from init_wg.setup.observe import look
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from init_wg.config.settings import Settings
     from init_wg.config.tunnel import Tunnel
     from init_wg.design.bypass import Bypass
+    from init_wg.model.state import Device
+    from init_wg.model.wireguard import Traffic
+    from init_wg.setup.observe import Observation
+
+
+class Compared(NamedTuple):
+    """The present state beside the design."""
+
+    drift: list[str]
+    server: str | None = None
+    resolvers: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
+    bypass: Bypass | None = None
 
 
 def status(settings: Settings) -> dict[str, Any]:
     """Everything there is to know, as plain values. Times are Unix seconds, 0 for never."""
     seen = look(settings.interface)
-    state, server = seen.state, None
+    state = seen.state
     own = state.interface(settings.interface)
     device = own.device if own else None
-    sessions = seen.sessions(settings.interface)
-    resolvers: tuple[str, ...] = ()
-    notices: tuple[str, ...] = ()
-    bypass: Bypass | None = None
     counters = nft.counters() if state.ruleset else {}
-    try:
-        tunnel, comparison = connect.compare(settings, seen)
-        drift, server = [str(step) for step in comparison.steps], tunnel.name
-        notices = comparison.notices
-        bypass = comparison.bypass
-        chosen = dns.choose(settings, tunnel, seen.resolv_conf)
-        resolvers = chosen.resolvers if isinstance(chosen, Names) else ()
-    except InitWgError as error:
-        drift = [str(error)]
+    design = _compared(settings, seen)
     return {
         "interface": settings.interface,
         "implementation": {"wireguard": "kernel", "tun": "userspace"}.get(own.link.kind if own else ""),
-        "server": server,
-        "up": bool(own and own.link.up and device and not drift),
+        "server": design.server,
+        "up": bool(own and own.link.up and device and not design.drift),
         "sealed": sealed.in_place(),
         "addresses": sorted(f"{a.address}/{a.prefix_length}" for a in (own.addresses if own else ())),
         "mtu": own.link.mtu if own else None,
-        "peers": [
-            {
-                "public_key": peer.public_key,
-                "endpoint": show_endpoint(peer.endpoint) or None,
-                "allowed_ips": sorted(peer.allowed_ips),
-                "keepalive": peer.keepalive,
-                "latest_handshake": sessions[peer.public_key].latest_handshake,
-                "received_bytes": sessions[peer.public_key].received_bytes,
-                "sent_bytes": sessions[peer.public_key].sent_bytes,
-            }
-            for peer in sorted(device.peers if device else (), key=lambda peer: peer.public_key)
-        ],
+        "peers": _peers(device, seen.sessions(settings.interface)),
         "rules": len(state.rules),
         "routes": len(state.routes),
         "refused_packets": counters.get("refuse", 0),
         "dns": {
             "mode": settings.dns_mode if settings.dns_config else "off",
-            "resolvers": list(resolvers),
+            "resolvers": list(design.resolvers),
             "redirected_queries": counters.get("names", 0),
             "refused_queries": counters.get("refuse_name", 0),
         },
-        "notices": list(notices),
+        "notices": list(design.notices),
         "bypass": {
-            "networks": list(bypass.networks) if bypass else [],
-            "closed": list(bypass.closed) if bypass else [],
+            "networks": list(design.bypass.networks) if design.bypass else [],
+            "closed": list(design.bypass.closed) if design.bypass else [],
         },
-        "drift": drift,
+        "drift": design.drift,
     }
+
+
+def _compared(settings: Settings, seen: Observation) -> Compared:
+    """A design that cannot be made, because a file is wrong, is a drift of its own."""
+    try:
+        tunnel, comparison = connect.compare(settings, seen)
+        chosen = dns.choose(settings, tunnel, seen.resolv_conf)
+    except InitWgError as error:
+        return Compared([str(error)])
+    resolvers = chosen.resolvers if isinstance(chosen, Names) else ()
+    drift = [str(step) for step in comparison.steps]
+    return Compared(drift, tunnel.name, resolvers, comparison.notices, comparison.bypass)
+
+
+def _peers(device: Device | None, sessions: Mapping[str, Traffic]) -> list[dict[str, Any]]:
+    return [
+        {
+            "public_key": peer.public_key,
+            "endpoint": show_endpoint(peer.endpoint) or None,
+            "allowed_ips": sorted(peer.allowed_ips),
+            "keepalive": peer.keepalive,
+            "latest_handshake": sessions[peer.public_key].latest_handshake,
+            "received_bytes": sessions[peer.public_key].received_bytes,
+            "sent_bytes": sessions[peer.public_key].sent_bytes,
+        }
+        for peer in sorted(device.peers if device else (), key=lambda peer: peer.public_key)
+    ]
 
 
 def as_json(facts: dict[str, Any]) -> str:

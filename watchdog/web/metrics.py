@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OPEN_METRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -82,75 +82,114 @@ class Values(NamedTuple):
     served: Served | None = None  # in server mode
 
 
+class Family(NamedTuple):
+    """A metric: its samples are pairs of labels and a value. Without samples it is left out."""
+
+    name: str
+    kind: str
+    text: str
+    samples: tuple[tuple[Mapping[str, str], float], ...]
+
+
 def render(values: Values, *, open_metrics: bool = False) -> str:
     """The whole page."""
     lines: list[str] = []
-
-    def family(name: str, kind: str, text: str, samples: Iterable[tuple[Mapping[str, str], float]]) -> None:
-        samples = list(samples)
-        if samples:
-            called = name.removesuffix("_total") if open_metrics else name  # OpenMetrics 1.0.0, "Counter"
-            lines.extend((f"# HELP {called} {text}", f"# TYPE {called} {kind}"))
-            lines.extend(sample(name, labels, value) for labels, value in samples)
-
-    device = {"device": values.interface}
-    family("init_wg_build_info", "gauge", "Version of init-wg and of Python.",
-           [({"version": values.version, "python": values.python}, 1)])  # fmt: skip
-    family("init_wg_up", "gauge", "Whether the VPN is active: what GET / says.", [({}, values.up)])
-    if values.sealed is not None:
-        family("init_wg_sealed", "gauge", "Whether the kill-switch is in place.", [({}, values.sealed)])
-    carrier = values.peers[0].endpoint if values.peers and not values.served else ""
-    family("init_wg_server_info", "gauge", "The server that is set up, and what implements WireGuard.",
-           [({"server": values.server, "implementation": values.implementation, "endpoint": carrier}, 1)])  # fmt: skip
-    served = values.served._asdict().items() if values.served else ()
-    family("init_wg_peers", "gauge", "Peers of this server: served, seen in the last 3 minutes, out of the list.",
-           [({"state": state}, count) for state, count in served])  # fmt: skip
-    family("init_wg_runs_total", "counter", "Runs of the setup by what called for them.",
-           [({"reason": reason}, count) for reason, count in sorted(values.runs.items())])  # fmt: skip
-    family("init_wg_repairs_total", "counter", "Repairs by what had changed.",
-           [({"reason": reason}, count) for reason, count in sorted(values.repairs.items())])  # fmt: skip
-    family("init_wg_failed_repairs_total", "counter", "Runs of the setup that failed.",
-           [({}, values.failed_repairs)])  # fmt: skip
-    lines.extend(histogram("init_wg_repair_seconds", "From noticing a change to its repair.",
-                           values.repair_seconds))  # fmt: skip
-    family("init_wg_failovers_total", "counter", "Dead peers for which another server was tried.",
-           [({}, values.failovers)])  # fmt: skip
-    family("init_wg_configuration_refused", "gauge", "Whether the configuration on disk is wrong, and so not applied.",
-           [({}, values.configuration_refused)])  # fmt: skip
-    family("init_wg_key_contention", "gauge", "Whether somebody else seems to use the private key.",
-           [({}, values.key_contention)])  # fmt: skip
-    family("init_wg_exit_checks_total", "counter", "Exit verifications by their outcome.",
-           [({"result": result}, count) for result, count in sorted(values.verifications.items())])  # fmt: skip
-    family("init_wg_refused_packets_total", "counter", "Packets that the kill-switch refused.",
-           [({"protocol": protocol}, count)
-            for protocol, count in zip(("tcp", "other"), values.refused, strict=False)])  # fmt: skip
-    family("init_wg_dns_queries_total", "counter", "DNS queries that the kill-switch redirected or refused.",
-           [({"result": result}, count)
-            for result, count in zip(("redirected", "refused"), values.queries, strict=False)])  # fmt: skip
-    family("init_wg_http_connections", "gauge", "Open connections to the health endpoint.",
-           [({}, values.connections)])  # fmt: skip
-    family("init_wg_log_lost_lines_total", "counter", "Lines of the log that nobody read.", [({}, values.lost_lines)])
-    family("process_start_time_seconds", "gauge", "When the watchdog started, in Unix time.",
-           [({}, values.started)])  # fmt: skip
-    keys = [(each, device | {"public_key": each.public_key}) for each in values.peers]
-    family("wireguard_device_info", "gauge", "The WireGuard device.", [(device, 1)] if values.peers else [])
-    family("wireguard_peer_info", "gauge", "A peer and its endpoint.",
-           [(labels | {"endpoint": peer.endpoint}, 1) for peer, labels in keys])  # fmt: skip
-    family("init_wg_peer_info", "gauge", "The name and the addresses of a peer of this server.",
-           [({"name": peer.name, "public_key": peer.public_key, "address": ", ".join(peer.addresses)}, 1)
-            for peer in values.peers if peer.name])  # fmt: skip
-    family("wireguard_peer_allowed_ips_info", "gauge", "Networks that are routed to a peer.",
-           [(labels | {"allowed_ips": network}, 1)
-            for peer, labels in keys for network in peer.allowed_ips])  # fmt: skip
-    family("wireguard_peer_receive_bytes_total", "counter", "Bytes received from a peer.",
-           [(labels, peer.received_bytes) for peer, labels in keys])  # fmt: skip
-    family("wireguard_peer_transmit_bytes_total", "counter", "Bytes sent to a peer.",
-           [(labels, peer.sent_bytes) for peer, labels in keys])  # fmt: skip
-    family("wireguard_peer_last_handshake_seconds", "gauge", "Unix time of a peer's last handshake, 0 is never.",
-           [(labels, peer.latest_handshake) for peer, labels in keys])  # fmt: skip
+    for families in (_state, _work):
+        for family in families(values):
+            lines += _lines(family, open_metrics)
+    lines += histogram("init_wg_repair_seconds", "From noticing a change to its repair.", values.repair_seconds)
+    for families in (_traffic, _peers):
+        for family in families(values):
+            lines += _lines(family, open_metrics)
     if open_metrics:
         lines.append("# EOF")
     return "\n".join(lines) + "\n"
+
+
+def _lines(family: Family, open_metrics: bool) -> list[str]:
+    if not family.samples:
+        return []
+    called = family.name.removesuffix("_total") if open_metrics else family.name  # OpenMetrics 1.0.0, "Counter"
+    samples = [sample(family.name, labels, value) for labels, value in family.samples]
+    return [f"# HELP {called} {family.text}", f"# TYPE {called} {family.kind}", *samples]
+
+
+def _gauge(name: str, text: str, value: float | None) -> Family:
+    """One number, unless it is unknown."""
+    return Family(name, "gauge", text, () if value is None else (({}, value),))
+
+
+def _counter(name: str, text: str, value: float) -> Family:
+    return Family(name, "counter", text, (({}, value),))
+
+
+def _counters(name: str, text: str, label: str, counts: Iterable[tuple[str, int]]) -> Family:
+    """One number for each value of a label."""
+    return Family(name, "counter", text, tuple(({label: value}, count) for value, count in counts))
+
+
+def _state(values: Values) -> Iterator[Family]:
+    """What is there now."""
+    build = {"version": values.version, "python": values.python}
+    yield Family("init_wg_build_info", "gauge", "Version of init-wg and of Python.", ((build, 1),))
+    yield _gauge("init_wg_up", "Whether the VPN is active: what GET / says.", values.up)
+    yield _gauge("init_wg_sealed", "Whether the kill-switch is in place.", values.sealed)
+    server = {
+        "server": values.server,
+        "implementation": values.implementation,
+        "endpoint": values.peers[0].endpoint if values.peers and not values.served else "",
+    }
+    yield Family("init_wg_server_info", "gauge", "The server that is set up, and what implements WireGuard.",
+                 ((server, 1),))  # fmt: skip
+    served = values.served._asdict().items() if values.served else ()
+    yield Family("init_wg_peers", "gauge", "Peers of this server: served, seen in the last 3 minutes, out of the list.",
+                 tuple(({"state": state}, count) for state, count in served))  # fmt: skip
+    yield _gauge("init_wg_configuration_refused", "Whether the configuration on disk is wrong, and so not applied.",
+                 values.configuration_refused)  # fmt: skip
+    yield _gauge("init_wg_key_contention", "Whether somebody else seems to use the private key.", values.key_contention)
+    yield _gauge("process_start_time_seconds", "When the watchdog started, in Unix time.", values.started)
+
+
+def _work(values: Values) -> Iterator[Family]:
+    """What the watchdog has done."""
+    yield _counters("init_wg_runs_total", "Runs of the setup by what called for them.", "reason",
+                    sorted(values.runs.items()))  # fmt: skip
+    yield _counters("init_wg_repairs_total", "Repairs by what had changed.", "reason", sorted(values.repairs.items()))
+    yield _counter("init_wg_failed_repairs_total", "Runs of the setup that failed.", values.failed_repairs)
+    yield _counter("init_wg_failovers_total", "Dead peers for which another server was tried.", values.failovers)
+    yield _counters("init_wg_exit_checks_total", "Exit verifications by their outcome.", "result",
+                    sorted(values.verifications.items()))  # fmt: skip
+
+
+def _traffic(values: Values) -> Iterator[Family]:
+    """What passed, and what did not."""
+    yield _counters("init_wg_refused_packets_total", "Packets that the kill-switch refused.", "protocol",
+                    zip(("tcp", "other"), values.refused, strict=False))  # fmt: skip
+    yield _counters("init_wg_dns_queries_total", "DNS queries that the kill-switch redirected or refused.", "result",
+                    zip(("redirected", "refused"), values.queries, strict=False))  # fmt: skip
+    yield _gauge("init_wg_http_connections", "Open connections to the health endpoint.", values.connections)
+    yield _counter("init_wg_log_lost_lines_total", "Lines of the log that nobody read.", values.lost_lines)
+
+
+def _peers(values: Values) -> Iterator[Family]:
+    """The device and each of its peers."""
+    device = {"device": values.interface}
+    keys = [(each, device | {"public_key": each.public_key}) for each in values.peers]
+    yield Family("wireguard_device_info", "gauge", "The WireGuard device.", ((device, 1),) if keys else ())
+    yield Family("wireguard_peer_info", "gauge", "A peer and its endpoint.",
+                 tuple((labels | {"endpoint": peer.endpoint}, 1) for peer, labels in keys))  # fmt: skip
+    yield Family("init_wg_peer_info", "gauge", "The name and the addresses of a peer of this server.",
+                 tuple(({"name": peer.name, "public_key": peer.public_key, "address": ", ".join(peer.addresses)}, 1)
+                       for peer in values.peers if peer.name))  # fmt: skip
+    yield Family("wireguard_peer_allowed_ips_info", "gauge", "Networks that are routed to a peer.",
+                 tuple((labels | {"allowed_ips": network}, 1)
+                       for peer, labels in keys for network in peer.allowed_ips))  # fmt: skip
+    yield Family("wireguard_peer_receive_bytes_total", "counter", "Bytes received from a peer.",
+                 tuple((labels, peer.received_bytes) for peer, labels in keys))  # fmt: skip
+    yield Family("wireguard_peer_transmit_bytes_total", "counter", "Bytes sent to a peer.",
+                 tuple((labels, peer.sent_bytes) for peer, labels in keys))  # fmt: skip
+    yield Family("wireguard_peer_last_handshake_seconds", "gauge", "Unix time of a peer's last handshake, 0 is never.",
+                 tuple((labels, peer.latest_handshake) for peer, labels in keys))  # fmt: skip
 
 
 def histogram(name: str, text: str, counted: Histogram) -> list[str]:
