@@ -123,13 +123,13 @@ def standard_library(root: Path) -> list[Path]:
     return [source / path.relative_to(target) for path in target.rglob("*") if path.is_file()]
 
 
-#: pyroute2 is asked for single modules by name (init_wg.kernel.rtchange.messages), and these import a tenth of it.
+#: pyroute2 is asked for single modules by name (rtnetlink_write.messages), and these import a tenth of it.
 ASK_PYROUTE2 = """
 import pathlib, re, sys
-from init_wg.kernel import rtchange
-ours = "".join(source.read_text() for source in pathlib.Path(rtchange.__file__).parent.glob("*.py"))
+from init_wg.kernel import rtnetlink_write
+ours = "".join(source.read_text() for source in pathlib.Path(rtnetlink_write.__file__).parent.glob("*.py"))
 for name in sorted(set(re.findall(r'messages\\("([\\w.]+)"\\)', ours))):
-    rtchange.messages(name)
+    rtnetlink_write.messages(name)
 assert "pyroute2.netlink.rtnl.rtmsg" in sys.modules
 for name, module in sys.modules.items():
     if name.partition(".")[0] == "pyroute2":

@@ -1,7 +1,7 @@
 """Netlink itself: a socket that dumps and requests (linux/netlink.h).
 
 The standard library's `struct` is enough to read the kernel: a check must be quick, and costs the watchdog and its
-children nothing but this. Links, addresses, routes and rules are encoded elsewhere: see rtchange.
+children nothing but this. Links, addresses, routes and rules are encoded elsewhere: see rtnetlink_write.
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ def write(name: str, wanted: Change) -> None:
 def messages(name: str, wanted: Change) -> Iterator[bytes]:
     """The messages that `write` sends: struct genlmsghdr, the interface's name, and a part of the change in each. Pure.
 
-    Encoded here and not as rtchange encodes: that library's WireGuard module imports its whole package, asyncio
+    Encoded here and not as rtnetlink_write encodes: that library's WireGuard module imports its whole package, asyncio
     included, which takes longer than the rest of `up`. A test compares the two, byte for byte.
     """
     head = struct.pack("=BBH", _SET_DEVICE, _VERSION, 0) + _name(name)

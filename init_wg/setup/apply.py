@@ -28,7 +28,7 @@ from init_wg.design.steps import (
     Step,
 )
 from init_wg.errors import KernelError
-from init_wg.kernel import device, forwarding, neighbours, netlink, nft, rtchange, wg_uapi
+from init_wg.kernel import device, forwarding, neighbours, netlink, nft, rtnetlink_write, wg_uapi
 from init_wg.model.state import TUN
 
 if TYPE_CHECKING:
@@ -64,29 +64,29 @@ def _run(kernel: netlink.Socket, settings: Settings, step: Step) -> None:
         case CreateInterface():
             _create(kernel, settings, step.link)
         case DeleteInterface():
-            rtchange.delete_link(kernel, netlink.index(step.name))
+            rtnetlink_write.delete_link(kernel, netlink.index(step.name))
         case SetMtu():
-            rtchange.change_link(kernel, netlink.index(step.link.name), mtu=step.link.mtu)
+            rtnetlink_write.change_link(kernel, netlink.index(step.link.name), mtu=step.link.mtu)
         case SetUp():
-            rtchange.change_link(kernel, netlink.index(step.name), up=True)
+            rtnetlink_write.change_link(kernel, netlink.index(step.name), up=True)
         case SetForwarding():
             forwarding.switch(kernel, netlink.index(step.name), on=True)
         case ChangeDevice():
             device.write(step.name, step.kind, step.change)
         case AddAddress() | DeleteAddress():
             add = isinstance(step, AddAddress)
-            rtchange.write_address(kernel, netlink.index(step.interface), step.address, add=add)
+            rtnetlink_write.write_address(kernel, netlink.index(step.interface), step.address, add=add)
         case AddRoute() | DeleteRoute():
-            rtchange.write_route(kernel, step.route, add=isinstance(step, AddRoute))
+            rtnetlink_write.write_route(kernel, step.route, add=isinstance(step, AddRoute))
         case AddRule() | DeleteRule():
-            rtchange.write_rule(kernel, step.rule, add=isinstance(step, AddRule))
+            rtnetlink_write.write_rule(kernel, step.rule, add=isinstance(step, AddRule))
         case _:
             raise TypeError(f"{type(step).__name__} is a step that nobody carries out")
 
 
 def add_routes(kernel: netlink.Socket, steps: list[AddRoute]) -> None:
     """Routes that are added one after the other, together: ten thousand single ones take seconds."""
-    for step, code in zip(steps, rtchange.add_routes(kernel, [step.route for step in steps]), strict=True):
+    for step, code in zip(steps, rtnetlink_write.add_routes(kernel, [step.route for step in steps]), strict=True):
         if code:
             _judge(step, OSError(code, os.strerror(code)))
 
@@ -106,7 +106,7 @@ def _create(kernel: netlink.Socket, settings: Settings, link: Link) -> None:
         wg_uapi.start(link.name)
         return
     try:
-        rtchange.add_link(kernel, link.name, link.kind)
+        rtnetlink_write.add_link(kernel, link.name, link.kind)
     except OSError as error:
         if error.errno != errno.EOPNOTSUPP:
             raise

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from init_wg.design import dns
 from init_wg.design.dns import ResolvConf
-from init_wg.kernel import device, netlink, nft, rtnetlink
+from init_wg.kernel import device, netlink, nft, rtnetlink_read
 from init_wg.model.state import (
     DEFAULT_TABLE,
     INET,
@@ -58,7 +58,7 @@ class Observation(NamedTuple):
 
 def observe(kernel: netlink.Socket, *names: str) -> Observation:
     """Read everything that decides where packets go. `names` are our interfaces'. Raises OSError and KernelError."""
-    snapshot = rtnetlink.snapshot(kernel)
+    snapshot = rtnetlink_read.snapshot(kernel)
     ours = sorted((each for each in snapshot.interfaces if each.name in names), key=lambda each: each.name)
     readings = {each.name: device.read(each.name, each.kind) for each in ours}
     state = State(

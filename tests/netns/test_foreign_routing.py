@@ -12,19 +12,19 @@ import pytest
 #: Adds what a line says, deletes what is new since before, and answers: how much was new, how much is left of it.
 WORKER = """
 import json, os, sys
-from init_wg.kernel import netlink, rtchange, rtnetlink
+from init_wg.kernel import netlink, rtnetlink_write, rtnetlink_read_read
 from init_wg.model.state import Rule
 for line in sys.stdin:
     with netlink.Socket() as kernel:
         def now():
-            seen = rtnetlink.snapshot(kernel)
+            seen = rtnetlink_read.snapshot(kernel)
             return {*seen.rules, *seen.routes}
         before = now()
         os.system("ip " + json.loads(line))
         added = now() - before
         problems = []
         for thing in added:
-            write = rtchange.write_rule if isinstance(thing, Rule) else rtchange.write_route
+            write = rtnetlink_write.write_rule if isinstance(thing, Rule) else rtnetlink_write.write_route
             try:
                 write(kernel, thing, add=False)
             except Exception as error:

@@ -217,9 +217,9 @@ def test_the_rooms_are_a_stack() -> None:
 def test_one_place_each() -> None:
     """What must be right is in one place, and can be read there."""
     assert {m for m in SOURCES if any("pyroute2" in name for name in names(m) | imports(m))} <= {
-        "init_wg.kernel.rtchange"
+        "init_wg.kernel.rtnetlink_write"
     }
-    assert "pyroute2" in names("init_wg.kernel.rtchange")
+    assert "pyroute2" in names("init_wg.kernel.rtnetlink_write")
     assert users("nft") & {m for m in SOURCES if _starts_programs_named(m, "nft")} <= {"init_wg.kernel.nft"}
     assert {m for m in users("posix_spawn") if m.startswith("init_wg")} == {"init_wg.kernel.process"}
     assert len({m for m in users("posix_spawn") if m.startswith("watchdog")}) <= 1

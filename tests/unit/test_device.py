@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from init_wg.errors import KernelError
-from init_wg.kernel import device, netlink, rtchange, walk, wg_netlink, wg_uapi
+from init_wg.kernel import device, netlink, rtnetlink_write, walk, wg_netlink, wg_uapi
 from init_wg.kernel.wg_netlink import _peer as _kernel_peer
 from init_wg.model import wireguard
 from init_wg.model.secret import Secret
@@ -163,7 +163,7 @@ def _attributes(peer: Peer) -> list[tuple[str, object]]:
 
 
 def _pyroute2(name: str, attributes: list[tuple[str, object]]) -> bytes:
-    message = rtchange.messages("generic.wireguard").wgmsg()
+    message = rtnetlink_write.messages("generic.wireguard").wgmsg()
     message["cmd"], message["version"] = 1, 1
     message["attrs"] = [("WGDEVICE_A_IFNAME", name), *attributes]
     message.encode()

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from init_wg.kernel import netlink, rtchange, rtnetlink, walk
+from init_wg.kernel import netlink, rtnetlink_read, rtnetlink_write, walk
 from init_wg.model.snapshot import Interface, InterfaceAddress, Snapshot
 from init_wg.model.state import INET, INET6, Address, Route, Rule
 from tests.unit import build
@@ -64,7 +64,7 @@ def socket_of(memory: Memory) -> netlink.Socket:
 
 
 def read(memory: Memory) -> Snapshot:
-    return rtnetlink.snapshot(socket_of(memory))
+    return rtnetlink_read.snapshot(socket_of(memory))
 
 
 # --- rules -------------------------------------------------------------------------------------------------------
@@ -96,7 +96,7 @@ def test_any_rule_comes_back(
         rule = rule._replace(source=str(source[rule.family == INET6]))
     if destination:
         rule = rule._replace(destination=str(destination[rule.family == INET6]))
-    rtchange.write_rule(socket_of(memory), rule, add=add)
+    rtnetlink_write.write_rule(socket_of(memory), rule, add=add)
     (message,) = memory.told
     assert message[:2] == ((NEWRULE, EXCL | CREATE) if add else (DELRULE, 0))
     if not add:
@@ -105,7 +105,9 @@ def test_any_rule_comes_back(
 
 
 def test_a_port_is_the_same_with_the_full_mask_that_newer_kernels_show(memory: Memory) -> None:
-    rtchange.write_rule(socket_of(memory), rule := Rule(INET, 50, 51820, destination="10.2.0.1", port=53), add=True)
+    rtnetlink_write.write_rule(
+        socket_of(memory), rule := Rule(INET, 50, 51820, destination="10.2.0.1", port=53), add=True
+    )
     memory.shown[GETRULE] = [memory.told[0][2], memory.told[0][2] + attribute(29, b"\xff\xff")]
     assert read(memory).rules == (rule, rule)
 
@@ -113,23 +115,23 @@ def test_a_port_is_the_same_with_the_full_mask_that_newer_kernels_show(memory: M
 def test_the_link_messages_are_pyroute2s_own(memory: Memory) -> None:
     """Ours is made of the same classes, without the plugins for every kind of link."""
     kernel = socket_of(memory)
-    rtchange.add_link(kernel, "wg0", "wireguard")
-    rtchange.change_link(kernel, 7, mtu=1420)
-    rtchange.change_link(kernel, 7, up=True)
-    rtchange.change_link(kernel, 7, up=False)
-    rtchange.delete_link(kernel, 7)
+    rtnetlink_write.add_link(kernel, "wg0", "wireguard")
+    rtnetlink_write.change_link(kernel, 7, mtu=1420)
+    rtnetlink_write.change_link(kernel, 7, up=True)
+    rtnetlink_write.change_link(kernel, 7, up=False)
+    rtnetlink_write.delete_link(kernel, 7)
     made = [body for _, _, body in memory.told]
     memory.told.clear()
-    rtchange.write(kernel, NEWLINK, 0, theirs(0), [("IFLA_IFNAME", "wg0"), ("IFLA_LINKINFO", info("wireguard"))])
-    rtchange.write(kernel, NEWLINK, 0, theirs(7), [("IFLA_MTU", 1420)])
-    rtchange.write(kernel, NEWLINK, 0, theirs(7, change=1, flags=1), [])
-    rtchange.write(kernel, NEWLINK, 0, theirs(7, change=1, flags=0), [])
-    rtchange.write(kernel, DELLINK, 0, theirs(7), [])
+    rtnetlink_write.write(kernel, NEWLINK, 0, theirs(0), [("IFLA_IFNAME", "wg0"), ("IFLA_LINKINFO", info("wireguard"))])
+    rtnetlink_write.write(kernel, NEWLINK, 0, theirs(7), [("IFLA_MTU", 1420)])
+    rtnetlink_write.write(kernel, NEWLINK, 0, theirs(7, change=1, flags=1), [])
+    rtnetlink_write.write(kernel, NEWLINK, 0, theirs(7, change=1, flags=0), [])
+    rtnetlink_write.write(kernel, DELLINK, 0, theirs(7), [])
     assert made == [body for _, _, body in memory.told]
 
 
 def theirs(number: int, **fields: int) -> object:
-    message = rtchange.messages("rtnl.ifinfmsg").ifinfmsg()
+    message = rtnetlink_write.messages("rtnl.ifinfmsg").ifinfmsg()
     message["index"] = number
     for name, value in fields.items():
         message[name] = value
@@ -142,12 +144,12 @@ def info(kind: str) -> dict[str, list[tuple[str, str]]]:
 
 def test_suppress_prefixlength_is_really_on_the_wire(memory: Memory) -> None:
     """By another name pyroute2 drops it in silence, and the rule sends everything past the tunnel."""
-    rtchange.write_rule(socket_of(memory), Rule(INET, 200, 254, suppress_prefix_length=0), add=True)
+    rtnetlink_write.write_rule(socket_of(memory), Rule(INET, 200, 254, suppress_prefix_length=0), add=True)
     assert attribute(14, struct.pack("=I", 0)) in memory.told[0][2]
 
 
 def test_not_is_really_on_the_wire(memory: Memory) -> None:
-    rtchange.write_rule(socket_of(memory), Rule(INET, 300, 51820, mark=51820, invert=True), add=True)
+    rtnetlink_write.write_rule(socket_of(memory), Rule(INET, 300, 51820, mark=51820, invert=True), add=True)
     body = memory.told[0][2]
     assert struct.unpack_from("=I", body, 8) == (2,)  # FIB_RULE_INVERT
     assert attribute(10, struct.pack("=I", 51820)) in body
@@ -187,7 +189,7 @@ def test_a_selector_that_we_never_use_makes_another_rule(
     assert own == Rule(INET, 200, 254)
     assert other.other
     # Deleting names all of it: without, the kernel would take our own rule, or find none.
-    rtchange.write_rule(socket_of(memory), other, add=False)
+    rtnetlink_write.write_rule(socket_of(memory), other, add=False)
     memory.shown[GETRULE] = [memory.told[-1][2]]
     assert read(memory).rules == (other,)
 
@@ -233,7 +235,7 @@ def routes(draw: st.DrawFn) -> Route:
 @given(route=routes(), add=st.booleans())
 def test_any_route_comes_back(route: Route, add: bool) -> None:
     memory = Memory()
-    rtchange.write_route(socket_of(memory), route, add=add)
+    rtnetlink_write.write_route(socket_of(memory), route, add=add)
     (message,) = memory.told
     assert message[:2] == ((NEWROUTE, EXCL | CREATE) if add else (DELROUTE, 0))
     if not add:
@@ -248,8 +250,8 @@ def test_many_routes_are_what_each_of_them_is_alone(several: list[Route], shapes
     alike = [like._replace(destination=r.destination) for r in several for like in several[:shapes] if like[0] == r[0]]
     alone, together = Memory(), Memory()
     for route in alike:
-        rtchange.write_route(socket_of(alone), route, add=True)
-    assert rtchange.add_routes(socket_of(together), alike) == [0] * len(alike)
+        rtnetlink_write.write_route(socket_of(alone), route, add=True)
+    assert rtnetlink_write.add_routes(socket_of(together), alike) == [0] * len(alike)
     assert together.told == alone.told
     assert read(together).routes == tuple(alike)
 
@@ -276,7 +278,7 @@ def test_a_route_is_read_as_alone_whatever_is_beside_it(several: list[Route], or
     """And wherever its destination stands: the kernel's own order is nobody's promise."""
     memory = Memory()
     for route in several:
-        rtchange.write_route(socket_of(memory), route, add=True)
+        rtnetlink_write.write_route(socket_of(memory), route, add=True)
     bodies = memory.shown[GETROUTE] * 2
     for body in memory.shown[GETROUTE]:
         parts = [attribute(*found) for found in walk.attribute_list(body, 12)]
@@ -301,7 +303,7 @@ def test_a_route_by_a_nexthop_object_is_deleted_by_it(memory: Memory) -> None:
     object_1 = attribute(30, struct.pack("=I", 1))
     memory.shown[GETROUTE] = [route_message(INET, ON_LO, attribute(5, bytes([10, 0, 0, 1])), object_1)]
     (route,) = read(memory).routes
-    rtchange.write_route(socket_of(memory), route, add=False)
+    rtnetlink_write.write_route(socket_of(memory), route, add=False)
     assert object_1 in memory.told[0][2]
     assert ON_LO not in memory.told[0][2]
 
@@ -314,7 +316,7 @@ def test_a_route_by_a_nexthop_object_is_deleted_by_it(memory: Memory) -> None:
 def test_any_address_comes_back(host: object, length: int, add: bool) -> None:
     memory = Memory()
     address = Address(INET6 if ":" in str(host) else INET, str(host), length)
-    rtchange.write_address(socket_of(memory), 7, address, add=add)
+    rtnetlink_write.write_address(socket_of(memory), 7, address, add=add)
     (message,) = memory.told
     assert message[:2] == ((NEWADDR, CREATE | REPLACE) if add else (DELADDR, 0))
     memory.shown[GETADDR] = [message[2]]
@@ -328,7 +330,7 @@ def test_of_a_point_to_point_address_the_local_end_is_ours(memory: Memory) -> No
 
 
 def test_a_new_link_has_name_and_kind(memory: Memory) -> None:
-    rtchange.add_link(socket_of(memory), "wg0", "wireguard")
+    rtnetlink_write.add_link(socket_of(memory), "wg0", "wireguard")
     kind, flags, body = memory.told[0]
     assert (kind, flags) == (NEWLINK, EXCL | CREATE)
     memory.shown[GETLINK] = [body]
@@ -340,7 +342,7 @@ def test_a_new_link_has_name_and_kind(memory: Memory) -> None:
     [(1370, None, (0, 0, 1370)), (None, True, (1, 1, 0)), (None, False, (0, 1, 0)), (1280, True, (1, 1, 1280))],
 )
 def test_a_changed_link(memory: Memory, mtu: int | None, up: bool | None, expected: tuple[int, int, int]) -> None:
-    rtchange.change_link(socket_of(memory), 7, mtu=mtu, up=up)
+    rtnetlink_write.change_link(socket_of(memory), 7, mtu=mtu, up=up)
     kind, flags, body = memory.told[0]
     assert (kind, flags) == (NEWLINK, 0)  # without NLM_F_CREATE: what is gone is not made anew
     index, up_flag, change = struct.unpack_from("=iII", body, 4)
@@ -348,15 +350,15 @@ def test_a_changed_link(memory: Memory, mtu: int | None, up: bool | None, expect
 
 
 def test_a_deleted_link_is_named_by_its_number(memory: Memory) -> None:
-    rtchange.delete_link(socket_of(memory), 7)
+    rtnetlink_write.delete_link(socket_of(memory), 7)
     kind, _, body = memory.told[0]
     assert (kind, struct.unpack_from("=i", body, 4)) == (DELLINK, (7,))
 
 
 def test_an_attribute_that_pyroute2_does_not_know_raises(memory: Memory) -> None:
-    message = rtchange.messages("rtnl.fibmsg").fibmsg()
+    message = rtnetlink_write.messages("rtnl.fibmsg").fibmsg()
     with pytest.raises(LookupError, match="FRA_SUPPRESS_PREFIXLENGTH"):
-        rtchange.write(socket_of(memory), NEWRULE, 0, message, [("FRA_SUPPRESS_PREFIXLENGTH", 0)])
+        rtnetlink_write.write(socket_of(memory), NEWRULE, 0, message, [("FRA_SUPPRESS_PREFIXLENGTH", 0)])
     assert not memory.told
 
 
@@ -429,7 +431,7 @@ def test_a_missing_capability_is_named(code: int) -> None:
 def test_on_linux_this_machine_can_be_read() -> None:
     """Dumps need no privilege."""
     with netlink.Socket() as kernel:
-        seen = rtnetlink.snapshot(kernel)
+        seen = rtnetlink_read.snapshot(kernel)
     loopback = next(interface for interface in seen.interfaces if interface.name == "lo")
     assert loopback.number == netlink.index("lo")
     assert any(rule.table == 255 and rule.preference == 0 for rule in seen.rules)

@@ -21,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families as classic
 from wgconfig import WGConfig
 
 from init_wg.config import syntax
-from init_wg.kernel import rtchange, rtnetlink
+from init_wg.kernel import rtnetlink_read, rtnetlink_write
 from init_wg.kernel.walk import HEADER
 from init_wg.model import networks
 from init_wg.model.state import INET, INET6, Address, Route, Rule
@@ -248,12 +248,12 @@ def decoded(message: Any, body: bytes) -> Any:
 
 def test_pyroute2_judges_routes(rng: Random, monkeypatch: pytest.MonkeyPatch) -> None:
     """It encodes each; what is read here must be what was meant, and so must what pyroute2 reads."""
-    monkeypatch.setattr(rtchange, "index", lambda _: 7)
-    asked, shape = Asked(), rtchange.messages("rtnl.rtmsg").rtmsg
+    monkeypatch.setattr(rtnetlink_write, "index", lambda _: 7)
+    asked, shape = Asked(), rtnetlink_write.messages("rtnl.rtmsg").rtmsg
     for number in range(CASES):
         route = a_route(rng)
-        rtchange.write_route(asked, route, add=True)  # type: ignore[arg-type]
-        (ours,) = rtnetlink._routes([asked.body], {7: "eth0"})  # noqa: SLF001
+        rtnetlink_write.write_route(asked, route, add=True)  # type: ignore[arg-type]
+        (ours,) = rtnetlink_read._routes([asked.body], {7: "eth0"})  # noqa: SLF001
         assert ours == route, f"case {number}"
         if number % 20 == 0:  # half a millisecond each
             theirs = decoded(shape(), asked.body)
@@ -269,8 +269,8 @@ def test_pyroute2_judges_rules(rng: Random) -> None:
     asked = Asked()
     for number in range(CASES):
         rule = a_rule(rng)
-        rtchange.write_rule(asked, rule, add=True)  # type: ignore[arg-type]
-        assert rtnetlink._rule(asked.body) == rule, f"case {number}"  # noqa: SLF001
+        rtnetlink_write.write_rule(asked, rule, add=True)  # type: ignore[arg-type]
+        assert rtnetlink_read._rule(asked.body) == rule, f"case {number}"  # noqa: SLF001
 
 
 def test_pyroute2_judges_addresses(rng: Random) -> None:
@@ -278,8 +278,8 @@ def test_pyroute2_judges_addresses(rng: Random) -> None:
     for number in range(CASES):
         family = rng.choice((INET, INET6))
         address = Address(family, an_address(rng, family), rng.randrange(33 if family == INET else 129))
-        rtchange.write_address(asked, 7, address, add=True)  # type: ignore[arg-type]
-        assert rtnetlink._address(asked.body).address == address, f"case {number}"  # noqa: SLF001
+        rtnetlink_write.write_address(asked, 7, address, add=True)  # type: ignore[arg-type]
+        assert rtnetlink_read._address(asked.body).address == address, f"case {number}"  # noqa: SLF001
 
 
 # --- wgconfig: files -------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from init_wg.errors import KernelError
 from init_wg.kernel.netlink import index, number
-from init_wg.kernel.rtnetlink import KINDS, NH_ID, ONLINK, PORT_RANGE, RULE_INVERT, bits
+from init_wg.kernel.rtnetlink_read import KINDS, NH_ID, ONLINK, PORT_RANGE, RULE_INVERT, bits
 from init_wg.kernel.walk import HEADER, attribute
 from init_wg.model.state import INET, INET6, Address, Route, Rule
 
