@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -21,6 +20,7 @@ from tests.chart.generate import accepted
 from tests.chart.helm import CHART, VERSIONS, RefusedError, Rendered, ask, render
 from tests.containers import manifests
 from tests.containers.manifests import K8S, ROOT, parse, pod_spec
+from tests.golden import assert_golden
 
 HERE = Path(__file__).parent
 APP = HERE / "app"
@@ -339,14 +339,10 @@ def test_the_chart_never_makes_a_secret() -> None:
 
 @pytest.mark.parametrize("name", ["workload", "userspace", "network policy", "injection", "bitnami", "app-template"])
 def test_golden(name: str) -> None:
-    """INIT_WG_WRITE_GOLDEN=1 writes what is there now: then read the difference."""
+    """WRITE_GOLDEN=1 writes what is there now: then read the difference."""
     texts = render(GOOD[name], versions=()).texts
     made = "".join(f"# {file}\n{text.strip()}\n" for file, text in sorted(texts.items()) if text.strip())
-    file = HERE / f"golden/{name.replace(' ', '-')}.txt"
-    if os.environ.get("INIT_WG_WRITE_GOLDEN"):
-        file.parent.mkdir(exist_ok=True)
-        file.write_text(made)
-    assert made == file.read_text()
+    assert_golden(made, HERE / f"golden/{name.replace(' ', '-')}.txt")
 
 
 def test_lint() -> None:
@@ -420,12 +416,9 @@ def app_rendered(values: dict[str, Any] | None = None) -> str:
 
 @pytest.mark.parametrize("name", ["bitnami", "app-template"])
 def test_the_examples_of_values(name: str) -> None:
-    """INIT_WG_WRITE_GOLDEN=1 writes them."""
+    """WRITE_GOLDEN=1 writes them."""
     made = render({"snippet": name}, versions=()).texts["snippet.yaml"].strip() + "\n"
-    file = CHART / f"examples/values-{name}.yaml"
-    if os.environ.get("INIT_WG_WRITE_GOLDEN"):
-        file.write_text(made)
-    assert made == file.read_text()
+    assert_golden(made, CHART / f"examples/values-{name}.yaml")
 
 
 def test_values_for_bitnami(component: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 from tests.containers import manifests
 from tests.containers.injection import literal, render
 from tests.containers.manifests import K8S, load, parse, pod_spec
+from tests.golden import assert_golden
 from tests.lab.needs import demand
 
 HERE = Path(__file__).parent
@@ -29,7 +29,7 @@ def added(folder: Path, *components: str) -> Any:
 
 
 def test_it_is_what_the_component_adds(tmp_path: Path) -> None:
-    """INIT_WG_WRITE_GOLDEN=1 writes what the component is now: then read the difference."""
+    """WRITE_GOLDEN=1 writes what the component is now: then read the difference."""
     plain, userspace = tmp_path / "plain", tmp_path / "userspace"
     for folder in (plain, userspace):
         folder.mkdir()
@@ -38,10 +38,7 @@ def test_it_is_what_the_component_adds(tmp_path: Path) -> None:
         added(plain, "component"),
         added(userspace, "component", "component-userspace"),
     )
-    file = K8S / "injection/inject.yaml"
-    if os.environ.get("INIT_WG_WRITE_GOLDEN"):
-        file.write_text(made)
-    assert file.read_text() == made
+    assert_golden(made, K8S / "injection/inject.yaml")
 
 
 def test_literals() -> None:

@@ -17,6 +17,7 @@ import pytest
 from init_wg import __version__
 from tests.containers import manifests
 from tests.containers.manifests import K8S, ROOT, build, load, parse, pod_spec, problems, render
+from tests.golden import assert_golden
 from tests.lab.needs import demand
 
 GOLDEN = Path(__file__).with_name("golden")
@@ -67,11 +68,8 @@ def names(containers: list[Any]) -> list[str]:
 
 @pytest.mark.parametrize("name", [*VARIANTS, *EXAMPLES])
 def test_golden(rendered: dict[str, str], name: str) -> None:
-    """INIT_WG_WRITE_GOLDEN=1 writes what is there now: then read the difference."""
-    file = GOLDEN / f"{name}.yaml"
-    if os.environ.get("INIT_WG_WRITE_GOLDEN"):
-        file.write_text(rendered[name])
-    assert rendered[name] == file.read_text()
+    """WRITE_GOLDEN=1 writes what is there now: then read the difference."""
+    assert_golden(rendered[name], GOLDEN / f"{name}.yaml")
 
 
 @pytest.mark.parametrize("name", VARIANTS)

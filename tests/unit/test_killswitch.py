@@ -6,7 +6,6 @@ them anew. That nft understands and returns them byte for byte is tested in test
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from init_wg.design.firewall import killswitch
 from init_wg.design.firewall.policy import Asked, Gate, Hole, Names, Opened, Resolving, Sealed
 from init_wg.design.firewall.ruleset import text as ruleset
 from init_wg.model.state import FWMARK, PASS_MARK
+from tests.golden import assert_golden
 from tests.unit import build
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -76,10 +76,7 @@ RULESETS = {
 
 @pytest.mark.parametrize("name", RULESETS)
 def test_the_whole_text(name: str) -> None:
-    file = GOLDEN / f"{name}.nft"
-    if os.environ.get("WRITE_GOLDEN"):
-        file.write_text(RULESETS[name])
-    assert RULESETS[name] == file.read_text()
+    assert_golden(RULESETS[name], GOLDEN / f"{name}.nft")
 
 
 def test_every_golden_ruleset_is_tested() -> None:

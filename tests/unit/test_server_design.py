@@ -6,7 +6,6 @@ writes them anew. tests/netns/test_server_text.py gives them to nft.
 
 from __future__ import annotations
 
-import os
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from init_wg.model.state import FORWARD_MARK, INET, INET6, PASS_MARK, Link, Rule
 from init_wg.server.design import desired
 from init_wg.server.design.desired import Circumstances
 from init_wg.server.design.register import Peer, Register
+from tests.golden import assert_golden
 from tests.unit import build
 
 GOLDEN = Path(__file__).parent / "golden/server"
@@ -68,10 +68,7 @@ RULESETS = {
 
 @pytest.mark.parametrize("name", RULESETS)
 def test_the_whole_text(name: str) -> None:
-    file = GOLDEN / f"{name}.nft"
-    if os.environ.get("WRITE_GOLDEN"):
-        file.write_text(RULESETS[name])
-    assert RULESETS[name] == file.read_text()
+    assert_golden(RULESETS[name], GOLDEN / f"{name}.nft")
 
 
 def test_every_golden_ruleset_is_tested() -> None:
