@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from init_wg import log
 from init_wg.config import node_settings
 from init_wg.errors import DONE, ConfigError, KernelError, VerifyError
-from init_wg.kernel import lock, netlink, nft, rtnetlink
+from init_wg.kernel import lock, netlink, nft, rtnetlink_read
 from init_wg.model import networks
 from init_wg.node.design import facts, ruleset
 from init_wg.setup import lockdown
@@ -86,7 +86,7 @@ def look() -> Look:
     """All that decides, read without changing anything. Raises InitWgError where it is refused."""
     settings = node_settings.read(os.environ)
     with netlink.Socket() as kernel:
-        snapshot = rtnetlink.snapshot(kernel)
+        snapshot = rtnetlink_read.snapshot(kernel)
     rules = nft.everything()
     machine = facts.discover(snapshot, settings, rules)
     facts.refuse(machine, rules, resolv_conf().nameservers)
