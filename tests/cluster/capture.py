@@ -6,17 +6,17 @@ whatever its source address is; the judge of tests/lab decides about it.
 
 from __future__ import annotations
 
-import re
 import signal
 import struct
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, Self
 
-from tests.lab.judge import ETH_ARP, ETH_IP, ETH_IPV6, OUTGOING, SNAPLEN, Leak, Rules, Verdict, dissect, show
+from tests.lab.judge import ETH_ARP, ETH_IP, ETH_IPV6, OUTGOING, SNAPLEN, Rules, Verdict, segment_of
+from tests.lab.pcap import packets, require_complete, wait_for_start
 
 from .cluster import DNS, NODE, NODE6, PODS, PODS6, PROVIDERS, SERVICES, SERVICES6, WEB, WEB6, to_child
 
@@ -67,19 +67,14 @@ class Capture:
         argv += ["-w", str(self.file), " and ".join(f"not ifindex {link}" for link in sorted(self.left_out))]
         with self.errors.open("wb") as errors:
             self.tcpdump = subprocess.Popen(argv, stderr=errors, stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + 20
-        while "listening on" not in self.errors.read_text():
-            if self.tcpdump.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"tcpdump does not start: {self.errors.read_text()}")
-            time.sleep(0.01)
+        wait_for_start(self.tcpdump, self.errors)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         to_child(self.tcpdump, signal.SIGINT)
         self.tcpdump.wait(20)
-        lost = re.search(r"(\d+) packets dropped by kernel", self.errors.read_text())
-        if kind is None and (not lost or int(lost[1])):
-            raise RuntimeError(f"the capture is not complete: {self.errors.read_text()}")
+        if kind is None:
+            require_complete(self.errors)
         verdict = self.judged()
         JUDGED["allowed"] += verdict.allowed.total()
         JUDGED["control" if self.control else "leaked"] += verdict.leaked
@@ -90,15 +85,8 @@ class Capture:
         time.sleep(0.3)  # tcpdump writes each packet at once, but takes them from the kernel in blocks
         judge, verdict = rules(), Verdict(since=since)
         open_pods = {ip_network(each).network_address.packed for each in self.lenient}
-        data, position = self.file.read_bytes(), 24
-        while position + 16 <= len(data):
-            seconds, microseconds, size, _ = struct.unpack_from("<IIII", data, position)
-            packet = data[position + 16 : position + 16 + size]
-            position += 16 + size
-            if len(packet) == size:  # the last one may be half written
-                self._packet(
-                    judge, verdict, seconds + microseconds / 1e6, packet, lambda when: since <= when <= until, open_pods
-                )
+        for moment, packet in packets(self.file.read_bytes()):
+            self._packet(judge, verdict, moment, packet, open_pods, counts=since <= moment <= until)
         return verdict
 
     def _packet(
@@ -107,30 +95,19 @@ class Capture:
         verdict: Verdict,
         moment: float,
         packet: bytes,
-        counts: Callable[[float], bool],
         open_pods: set[bytes],
+        *,
+        counts: bool,
     ) -> None:
         protocol, link, direction = struct.unpack_from("!HxxIxxB", packet)
         if link in self.cluster.not_pods or protocol not in (ETH_IP, ETH_IPV6, ETH_ARP):
             return
         data = packet[20:]
-        segment = dissect(4 if protocol == ETH_IP else 6, data) if protocol != ETH_ARP else None
+        segment = segment_of(protocol, data)
         if direction == OUTGOING:
             if segment:
                 judge.seen_inbound(segment)
             return
         if segment and segment.source in open_pods:
             return
-        if protocol == ETH_ARP and judge.allowed_arp(data):
-            reason: str | None = "arp"
-        else:
-            reason = judge.allowed(segment) if segment else None
-        if not counts(moment):
-            return
-        if reason:
-            verdict.allowed[reason] += 1
-        elif segment:
-            verdict.leaks.append(Leak(moment, judge.kind(segment), segment.family, judge.describe(segment)))
-        else:
-            what = f"asks for {show(data[24:28])}" if protocol == ETH_ARP else data[:40].hex()
-            verdict.leaks.append(Leak(moment, f"ethertype {protocol:#06x}", 0, what))
+        judge.weigh(verdict, moment, protocol, data, counts=counts)

@@ -8,7 +8,6 @@ which Docker derives from their IP addresses. A frame is seen on the container's
 
 from __future__ import annotations
 
-import re
 import signal
 import struct
 import subprocess
@@ -18,7 +17,8 @@ from ipaddress import IPv4Network, ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from tests.lab.judge import ETH_ARP, ETH_IP, ETH_IPV6, OUTGOING, SNAPLEN, Leak, Rules, Verdict, dissect, show
+from tests.lab.judge import OUTGOING, SNAPLEN, Rules, Verdict, segment_of
+from tests.lab.pcap import packets, require_complete, wait_for_start
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -44,11 +44,7 @@ class Capture:
         argv += ["--immediate-mode", "-U", "-Z", "root", "-w", str(self.file)]
         with self.errors.open("wb") as errors:
             self.tcpdump = subprocess.Popen([*self.engine.enter, *argv], stderr=errors, stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + 20
-        while "listening on" not in self.errors.read_text():
-            if self.tcpdump.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"tcpdump does not start: {self.errors.read_text()}")
-            time.sleep(0.01)
+        wait_for_start(self.tcpdump, self.errors)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -61,9 +57,7 @@ class Capture:
             self.tcpdump.send_signal(signal.SIGINT)
         if self.tcpdump.wait(20) < 0:
             return
-        lost = re.search(r"(\d+) packets dropped by kernel", self.errors.read_text())
-        if not lost or int(lost[1]):
-            raise RuntimeError(f"the capture is not complete: {self.errors.read_text()}")
+        require_complete(self.errors)
 
     def forgive(self, address: str) -> None:
         """A container of this address was not the stack's."""
@@ -82,38 +76,19 @@ class Capture:
             resolvers={},
         )
         verdict = Verdict()
-        data, position = self.file.read_bytes(), 24
-        while position + 16 <= len(data):
-            seconds, microseconds, size, _ = struct.unpack_from("<IIII", data, position)
-            packet = data[position + 16 : position + 16 + size]
-            position += 16 + size
-            if len(packet) == size:  # the last one may be half written
-                self._packet(rules, verdict, seconds + microseconds / 1e6, packet, since)
+        for moment, packet in packets(self.file.read_bytes()):
+            self._packet(rules, verdict, moment, packet, since)
         return verdict
 
     def _packet(self, rules: Rules, verdict: Verdict, moment: float, packet: bytes, since: float) -> None:
         protocol, direction, length = struct.unpack_from("!H8xBB", packet)
         sender, data = packet[12 : 12 + length], packet[20:]
-        family = {ETH_IP: 4, ETH_IPV6: 6}.get(protocol)
-        segment = dissect(family, data) if family else None
         if direction == OUTGOING:
-            if segment:
+            if segment := segment_of(protocol, data):
                 rules.seen_inbound(segment)
             return
         if sender[:2] != DOCKER_PREFIX or ip_address(sender[2:6]) not in self.network:
             return
         if sender[2:6] in self.forgiven:
             return
-        if protocol == ETH_ARP and rules.allowed_arp(data):
-            reason: str | None = "arp"
-        else:
-            reason = rules.allowed(segment) if segment else None
-        if moment < since:
-            return
-        if reason:
-            verdict.allowed[reason] += 1
-        elif segment:
-            verdict.leaks.append(Leak(moment, rules.kind(segment), segment.family, rules.describe(segment)))
-        else:
-            what = f"asks for {show(data[24:28])}" if protocol == ETH_ARP else data[:40].hex()
-            verdict.leaks.append(Leak(moment, f"ethertype {protocol:#06x}", 0, what))
+        rules.weigh(verdict, moment, protocol, data, counts=moment >= since)

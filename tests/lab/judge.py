@@ -162,6 +162,12 @@ def dissect(family: int, data: bytes) -> Segment | None:
         return None
 
 
+def segment_of(protocol: int, data: bytes) -> Segment | None:
+    """The same by EtherType; None also for what is no IP."""
+    family = {ETH_IP: 4, ETH_IPV6: 6}.get(protocol)
+    return dissect(family, data) if family else None
+
+
 def is_wireguard(payload: bytes, length: int) -> bool:
     """Could this be a WireGuard message? Its first byte is the type, three zero bytes follow."""
     if payload[1:4] != b"\0\0\0":
@@ -275,6 +281,23 @@ class Rules:
         if self.bypassed(target) and self.own(source) and not (protocol in (TCP, UDP) and target_port in DNS_PORTS):
             return "bypass"
         return None
+
+    def weigh(self, verdict: Verdict, moment: float, protocol: int, data: bytes, *, counts: bool) -> None:
+        """One frame that came from a pod. counts: or it is only remembered, for the answers to it."""
+        segment = segment_of(protocol, data)
+        if protocol == ETH_ARP and self.allowed_arp(data):
+            reason: str | None = "arp"
+        else:
+            reason = self.allowed(segment) if segment else None
+        if not counts:
+            return
+        if reason:
+            verdict.allowed[reason] += 1
+        elif segment:
+            verdict.leaks.append(Leak(moment, self.kind(segment), segment.family, self.describe(segment)))
+        else:
+            what = f"asks for {show(data[24:28])}" if protocol == ETH_ARP else data[:40].hex()
+            verdict.leaks.append(Leak(moment, f"ethertype {protocol:#06x}", 0, what))
 
     def _is_lookup(self, message: bytes) -> bool:
         return any(message[12:].startswith(name) for name in self.lookups)
