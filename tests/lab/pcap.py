@@ -1,4 +1,4 @@
-"""The files of tcpdump, and whether they are complete. For captures that are read as a whole: tests/lab/judge.py follows
+"""The files of tcpdump, and whether they are complete. Read as a whole: tests/lab/judge.py follows
 its own while it grows."""
 
 from __future__ import annotations
