@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from init_wg import __version__, cli
 from init_wg.config.settings import TABLE
 from tests import documents, podspec
 
@@ -148,6 +149,36 @@ def test_the_stack_offers_settings_with_their_defaults() -> None:
     explained = dict(lines)
     assert handed.keys() <= explained.keys()
     assert {name: value for name, value in explained.items() if name in handed} == handed
+
+
+def test_the_first_page_names_every_command() -> None:
+    rows = re.findall(r"(?m)^\| (`.*?`) \| ", (ROOT / "README.md").read_text())
+    named = {word for row in rows for word in re.findall(r"`(\w+)", row)}
+    assert named == {command.split()[0] for command in cli.COMMANDS}
+
+
+def test_the_watchdogs_readme_names_every_page() -> None:
+    rows = re.findall(r"(?m)^\| (`/.*?) \| ", (ROOT / "watchdog/README.md").read_text())
+    named = {word for row in rows for word in re.findall(r"`(/\w*)`", row)}
+    assert named == set(re.findall(r'b"(/\w*)": ', (ROOT / "watchdog/pages.py").read_text()))
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("pyproject.toml", '^version = "(.*)"'),
+        ("Dockerfile", "^ARG VERSION=(.*)"),
+        ("contrib/helm-plugin/plugin.yaml", "^version: (.*)"),
+        ("charts/init-wg/Chart.yaml", r"(?:[vV]ersion: |init-wg/init-wg:)(\d\S*)"),
+        ("charts/init-wg/examples/argo-cd/kustomization.yaml", r"ref=v(\S+)"),
+        ("k8s/component/kustomization.yaml", "newTag: (.*)"),
+        ("k8s/injection/settings.yaml", r"init-wg/init-wg:(\S+)"),
+        (".github/workflows/image.yaml", r"init-wg/init-wg:(\d\S*)"),
+    ],
+)
+def test_one_version(file: str, said: str) -> None:
+    found = re.findall(f"(?m){said}", (ROOT / file).read_text())
+    assert set(found) == {__version__}
 
 
 def test_the_first_page_stays_short() -> None:
