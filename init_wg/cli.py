@@ -243,7 +243,8 @@ def _down() -> int:
 
 
 def _mode(settings: Settings) -> _Mode:
-    """Who sets up the pod."""
+    """Who sets up the pod. Raises ConfigError."""
+    _refuse_node_mode(settings)
     if settings.mode == "server":
         from init_wg.server import run
 
@@ -254,7 +255,8 @@ def _mode(settings: Settings) -> _Mode:
 
 
 def _report(settings: Settings) -> _Report:
-    """Who tells about it."""
+    """Who tells about it. Raises ConfigError."""
+    _refuse_node_mode(settings)
     if settings.mode == "server":
         from init_wg.server import report as server
 
@@ -262,6 +264,11 @@ def _report(settings: Settings) -> _Report:
     from init_wg.setup import report as egress
 
     return egress
+
+
+def _refuse_node_mode(settings: Settings) -> None:
+    if settings.mode == "node":
+        raise ConfigError("environment: WG_MODE=node: in this mode there is `init-wg node` alone: init-wg node up")
 
 
 class _Mode(Protocol):

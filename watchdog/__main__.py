@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from .keeper import Keeper
     from .loop import Loop
+    from .machine import Machine
     from .serving import Server
     from .supervisor import Supervisor
 
@@ -52,6 +53,8 @@ def main() -> int:
     try:
         found = settings.read(os.environ)
         server = _server_settings() if found.mode == "server" else None
+        if found.mode == "node":
+            _refuse_wrong_node_settings()
     except ConfigError as error:
         log.error(str(error))
         return error.exit_code
@@ -87,7 +90,20 @@ def _server_settings() -> ServerSettings:
     return server_settings.read(os.environ)
 
 
-def _keeper(loop: Loop, found: Settings, server: ServerSettings | None, supervisor: Supervisor) -> Keeper | Server:
+def _refuse_wrong_node_settings() -> None:
+    from init_wg.config import node_settings
+
+    for notice in node_settings.read(os.environ).notices:
+        log.warning(notice)
+
+
+def _keeper(
+    loop: Loop, found: Settings, server: ServerSettings | None, supervisor: Supervisor
+) -> Keeper | Server | Machine:
+    if found.mode == "node":
+        from .machine import Machine
+
+        return Machine(loop, found, supervisor)
     if server:
         from .serving import Server
 

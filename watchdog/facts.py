@@ -166,13 +166,14 @@ def settings_number(reading: Reading | None) -> int:
     return 0 if reading is None else hash(reading.device)
 
 
-def counters(chain: str) -> tuple[int, ...]:
-    """Packets counted by a chain of the kill-switch, by its rules in their order; () when there is none.
+def counters(chain: str, table: str = TABLE) -> tuple[int, ...]:
+    """Packets counted by a chain of the kill-switch, or of another table of the inet family, by its rules in their
+    order; () when there is none.
 
     "refuse": all that was refused, TCP and then everything else; "refuse_name": DNS among it; "names": queries that
     were redirected. Read as nft does (NFTA_RULE_EXPRESSIONS, "counter"). Raises OSError.
     """
-    body = bytes([_INET, 0, 0, 0]) + attribute(1, TABLE.encode() + b"\0") + attribute(2, chain.encode() + b"\0")
+    body = bytes([_INET, 0, 0, 0]) + attribute(1, table.encode() + b"\0") + attribute(2, chain.encode() + b"\0")
     try:
         with Socket(NETLINK_NETFILTER) as kernel:
             rules = kernel.dump(_NFTABLES | _GET_RULES, body)
@@ -181,7 +182,7 @@ def counters(chain: str) -> tuple[int, ...]:
     counted = []
     for rule in rules:
         found = attributes(rule, 4)
-        if text(found.get(2, b"")) != chain or text(found.get(1, b"")) != TABLE:
+        if text(found.get(2, b"")) != chain or text(found.get(1, b"")) != table:
             continue  # kernels before 5.8 ignore the chain in the question
         for _, expression in attribute_list(found.get(4, b"")):
             parts = attributes(expression)

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from .facts import Fingerprint, Server
     from .incident import Incidents
     from .loop import Loop
-    from .names import Names
     from .scheduler import Policy, Run
     from .supervisor import Supervisor
 
@@ -30,6 +29,11 @@ if TYPE_CHECKING:
 
         def run_begins(self, server: str | None) -> tuple[str | None, str]: ...
         def run_refused(self, ended: Ended) -> bool: ...
+
+    class Answers(Protocol):
+        """The answers to DNS queries, which depend on what is set up."""
+
+        def run_worked(self, run: Run, *, renew: bool) -> None: ...
 
 
 #: Seconds that a run may take beyond the handshakes it waits for; for each server beyond its handshake.
@@ -49,7 +53,7 @@ class Runs:
         incidents: Incidents,
         drift: Drift,
         configuration: Configuration,
-        names: Names,
+        names: Answers,
         server: Callable[[], str],
         ended: Callable[[bool | None], None],
     ) -> None:
@@ -76,7 +80,8 @@ class Runs:
         self._deletions = self._drift.deletions()
         self._incidents.run_begins(run)
         server, config = self._configuration.run_begins(run.server)
-        command = ("init_wg", "up", *(("--server", server) if server else ()))
+        word = ("node", "up") if self._settings.mode == "node" else ("up",)
+        command = ("init_wg", *word, *(("--server", server) if server else ()))
         timeout = TIMEOUT + max(1, len(self._configuration.servers)) * (self._settings.handshake_timeout + PER_SERVER)
 
         def ended(how: Ended) -> None:

@@ -23,7 +23,7 @@ _SERVICE_LINK = ("tcp://", "udp://", "sctp://")
 class Settings(NamedTuple):
     """All settings, validated. Times are in seconds. notices: sentences for the log."""
 
-    mode: str  # egress, server
+    mode: str  # egress, server, node
     config: str
     interface: str
     implementation: str  # auto, kernel, userspace
@@ -151,9 +151,9 @@ def _url(text: str) -> str:
 
 
 TABLE = (
-    Setting("WG_MODE", "mode", "egress", _one_of("egress", "server"), "egress or server", "both",
+    Setting("WG_MODE", "mode", "egress", _one_of("egress", "server", "node"), "egress, server or node", "both",
             "`egress` sends everything that leaves the pod through a tunnel. `server` makes the pod the other end of "
-            "one."),
+            "one. `node` is for the watchdog beside `init-wg node`."),
     Setting("WG_CONFIG", "config", "/etc/wireguard", str, "a path, or a pattern", "both",
             "A wg-quick file, a folder, or a pattern such as `/etc/wireguard/$(POD_NAME).*.conf`. In a folder every "
             "`*.conf` is a server, and they are tried in name order, beginning with the one that is set up. A `wg "

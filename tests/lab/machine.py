@@ -297,6 +297,11 @@ class MachineLab(Lab):
             if process.stdout.readline() != b"ready\n":
                 raise LabError(f"{member.name}: its services did not start")
 
+    @property
+    def pod_env(self) -> dict[str, str]:
+        """Nothing is given to a program on the machine."""
+        return {}
+
     # --- the VPN -------------------------------------------------------------------------------------------
 
     def vpn(self, state: State, *, lan: bool = False) -> None:

@@ -48,10 +48,18 @@ CALM = 0.6
 
 
 class Watchdog:
-    """`python -m watchdog` in a lab's pod, as its container would run it. Use it as a context manager."""
+    """`python -m watchdog` in a lab's pod, or in another member, as its container would run it: a context manager."""
 
-    def __init__(self, lab: Lab, *, env: Mapping[str, str] | None = None, prefix: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        lab: Lab,
+        *,
+        env: Mapping[str, str] | None = None,
+        prefix: tuple[str, ...] = (),
+        member: Member | None = None,
+    ) -> None:
         self.lab = lab
+        self.member = member or lab.pod
         self.env = {**lab.pod_env, **(env or {})}
         self.prefix = prefix
         self.path = lab.folder / f"watchdog-{os.urandom(4).hex()}.log"
@@ -67,7 +75,7 @@ class Watchdog:
     def start(self) -> None:
         with self.path.open("ab") as log:
             argv = [*self.prefix, sys.executable, "-P", "-m", "watchdog"]
-            self.process = self.lab.pod.popen(argv, env=self.env, stdout=log, stderr=log)
+            self.process = self.member.popen(argv, env=self.env, stdout=log, stderr=log)
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> float:
         """Signal it and wait for its end; seconds that took. An end that takes too long is a failure."""

@@ -37,8 +37,12 @@ _SWEEP = 1.0
 _PAUSE = 0.2
 
 
-def listen(port: int, backlog: int = 1024) -> socket.socket:
-    """A listening socket on all addresses: one for both families, or IPv4 only where there is no IPv6."""
+def listen(port: int, backlog: int = 1024, *, loopback: bool = False) -> socket.socket:
+    """A listening socket on all addresses: one for both families, or IPv4 only where there is no IPv6. loopback: on
+    127.0.0.1 alone."""
+    if loopback:
+        family = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        return _bind(family, "127.0.0.1", port, backlog)
     try:
         listener = socket.socket(socket.AF_INET6, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     except OSError:
