@@ -229,7 +229,7 @@ def _names() -> int:
         raise KernelError(f"{command[0]} is not installed, and DNS_MODE needs it: use the image, or dnsmasq-base")
     if os.getpid() == 1 or os.isatty(0):
         return process.attend(path, command)
-    os.execv(path, command)  # noqa: S606  # no shell is wanted
+    process.become(path, command)
     return DONE
 
 

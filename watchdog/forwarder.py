@@ -34,6 +34,8 @@ SILENT, HUNG = 2, 5
 #: It ran for so long: whatever ended it is not a mistake in its command line.
 STEADY = 10.0
 FOR_EVER = 1e9
+#: dnsmasq's word for a resolver. With a "/" in it, it is for some names only.
+SERVER = "--server="
 
 
 class _Asker:
@@ -127,6 +129,18 @@ class Forwarder:
         if not self._asker.answered:
             return "the DNS forwarder has not answered yet"
         return "the DNS forwarder does not answer" if self._asker.unanswered >= SILENT else ""
+
+    def asked_first(self) -> str:
+        """The resolver that it queries before all others, by its command line; "" while it does not answer."""
+        if self._child is None or not self._asker.answered or self._renewed:
+            return ""
+        try:
+            with open(f"/proc/{self._child.pid}/cmdline", encoding="utf-8", errors="replace") as file:
+                words = file.read().split("\0")
+        except OSError:
+            return ""
+        servers = (word.removeprefix(SERVER) for word in words if word.startswith(SERVER))
+        return next((server for server in servers if "/" not in server), "")
 
     def ensure(self) -> None:
         """After a setup: start it unless it runs, is about to, or is not needed."""

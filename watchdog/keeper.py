@@ -10,8 +10,8 @@
 
 When all is well it wakes once a second: it reads the device (for the verdict, and because WireGuard announces no
 change of its own). Every third second it asks the peer a question, if nothing was heard; every second second it
-looks at the config files; every fifth it compares the fingerprint. It does no more, but for the kernel's events and
-for those who ask at :9999.
+looks at the config files; every fifth it compares the fingerprint. Where there are several resolvers, it asks them
+every fifth second, too. It does no more, but for the kernel's events and for those who ask at :9999.
 """
 
 from __future__ import annotations
@@ -32,8 +32,11 @@ from .verification import Verification
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from init_wg.config.settings import Settings
 
+    from .child import Child, Ended
     from .loop import Loop, Timer
     from .supervisor import Supervisor
 
@@ -53,7 +56,11 @@ class Keeper:
         config, ports = settings.config, settings.input_ports_file
         reloader = Reloader(loop, spawn, config, lambda: tunnel.server, self._configured, ports)
         tunnel = Tunnel(loop, kernel, lambda: reloader.servers, self._answered)
-        names = Names(loop, spawn, policy, lambda: tunnel.server, self._go)
+
+        def start(command: tuple[str, ...], timeout: float, ended: Callable[[Ended], None]) -> Child | None:
+            return spawn(command, timeout, ended, config=reloader.set_up_from(tunnel.server_now()))
+
+        names = Names(loop, start, policy, lambda: tunnel.server, self._go, settings.interface)
         runs = Runs(
             loop, settings, supervisor, policy, incidents, drift, reloader, names, tunnel.server_now, self._run_ended
         )
@@ -130,8 +137,6 @@ class Keeper:
         self._account.outdated()
         if worked is not None:
             self._observe(self._loop.now())
-        if worked:
-            self._parts.reloader.run_worked()
         self._go()
 
     def _fail_over(self, now: float, why: str) -> None:

@@ -92,6 +92,9 @@ class _Nothing:
         """There is no earlier configuration."""
         return False
 
+    def remember(self, _server: str) -> None:
+        """There is no file to be kept."""
+
     def run_worked(self, _run: Run, *, renew: bool) -> None:
         """No forwarder is there to be renewed."""
 

@@ -1,8 +1,11 @@
-"""The answers to the pod's DNS queries: the forwarder, and whether queries are led to it."""
+"""The answers to the pod's DNS queries: the forwarder, whom it queries first, and whether queries are led to it."""
 
 from __future__ import annotations
 
+from init_wg import log
+
 from .forwarder import Forwarder
+from .resolvers import Resolvers
 from .scheduler import CONFIRM, Run
 
 TYPE_CHECKING = False
@@ -20,7 +23,13 @@ class Names:
     ended."""
 
     def __init__(
-        self, loop: Loop, spawn: Spawn, policy: Policy, server: Callable[[], Server | None], turned: Callable[[], None]
+        self,
+        loop: Loop,
+        spawn: Spawn,
+        policy: Policy,
+        server: Callable[[], Server | None],
+        turned: Callable[[], None],
+        interface: str,
     ) -> None:
         self._loop = loop
         self._policy = policy
@@ -28,6 +37,7 @@ class Names:
         self._changed = turned
         self._leading = False  # a run has to lead queries to the forwarder, or away from it
         self._forwarder = Forwarder(loop, spawn, self._turned)
+        self._resolvers = Resolvers(loop, interface, self._reorder)
 
     @property
     def running(self) -> bool:
@@ -40,8 +50,11 @@ class Names:
         return self._forwarder.trouble or ("queries do not go to the DNS forwarder yet" if self._leading else "")
 
     def tick(self) -> None:
-        """Once a second: does the forwarder still answer?"""
+        """Once a second: does the forwarder still answer, and do the resolvers?"""
         self._forwarder.tick()
+        server = self._server()
+        resolvers = server.resolvers if server else ()
+        self._resolvers.tick(resolvers, self._forwarder.asked_first() if len(resolvers) > 1 else "")
 
     def run_worked(self, run: Run, *, renew: bool) -> None:
         """The setup is right. renew: perhaps with another server, which has another resolver."""
@@ -50,6 +63,10 @@ class Names:
             self._forwarder.renew()
         else:
             self._forwarder.ensure()
+
+    def _reorder(self) -> None:
+        log.info("other resolvers answer than before: the DNS forwarder starts anew")
+        self._forwarder.renew()
 
     def _turned(self) -> None:
         """With several resolvers, queries are led to the forwarder only while it runs."""

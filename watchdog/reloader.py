@@ -178,11 +178,12 @@ class Reloader:
         self._all_refused = True  # a bad file among good ones does not fail a run
         return True
 
-    def run_worked(self) -> None:
-        """Remember the file of the server that is set up now, if it still is the one that was read."""
-        if self._run_config or facts.files(self._path) != self._run_read:
-            return
-        server = self._in_use()
-        if server is not None:
-            path = serverfiles.file_of(self._path, server.name)
-            self._last_good.take(path, self._run_read)
+    def remember(self, server: str) -> None:
+        """Remember the file of the server that is set up now ("" for none), if it still is the one that was read."""
+        if server and not self._run_config and facts.files(self._path) == self._run_read:
+            self._last_good.take(serverfiles.file_of(self._path, server), self._run_read)
+
+    def set_up_from(self, server: str) -> str:
+        """The file from which this server was set up, for programs that need what is set up and not what is on disk; ""
+        is what is on disk."""
+        return self._last_good.path if server == self._last_good.name else ""

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
         def run_begins(self, server: str | None) -> tuple[str | None, str]: ...
         def run_refused(self, ended: Ended) -> bool: ...
+        def remember(self, server: str) -> None: ...
 
     class Answers(Protocol):
         """The answers to DNS queries, which depend on what is set up."""
@@ -131,6 +132,7 @@ class Runs:
 
     def _worked(self, run: Run, now: float, began: float, *, changed: bool) -> tuple[str, str] | None:
         self.failure = ""
+        self._configuration.remember(self._server())  # first: the DNS forwarder starts from what this remembers
         self._names.run_worked(run, renew=changed and run.why not in (DRIFT, CONFIRM))
         slowed = self._policy.slowed
         if self.refused:

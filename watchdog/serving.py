@@ -68,6 +68,9 @@ class Listed:
         """Where a server goes on with what was known, the run itself says so."""
         return False
 
+    def remember(self, _server: str) -> None:
+        """The run itself keeps what it needs."""
+
 
 class _Names(Names):
     """The peers' names. What the forwarder is told does not depend on who the peers are, so none of them waits for a
@@ -90,7 +93,7 @@ class Server:
         supervisor.orphan_ended = self._drift.look_soon
         self._supervisor = supervisor
         self._listed = Listed(loop, server.peers_file, self.reload)
-        self._names = _Names(loop, supervisor.spawn, self._policy, lambda: None, self._go)
+        self._names = _Names(loop, supervisor.spawn, self._policy, lambda: None, self._go, settings.interface)
         self._runs = Runs(loop, settings, supervisor, self._policy, self._incidents, self._drift, self._listed,
                           self._names, str, self._run_ended)  # fmt: skip
         self._roster = Roster(self._kernel, server.data)

@@ -26,30 +26,39 @@ if TYPE_CHECKING:
 ALIASES = {4: "192.0.2.53", 6: "2001:db8::53"}
 CLUSTER_DOMAIN = "cluster.local"
 MOST_DOTS = 15  # as glibc and musl have it
+MOST_SHOWN = 60  # characters of what is no address
 
 
 class ResolvConf(NamedTuple):
-    """The pod's own: nameservers and search domains, in order. A name with `ndots` dots is asked as it is first."""
+    """The pod's own: nameservers and search domains, in order. A name with `ndots` dots is asked as it is first.
+
+    left_out: what stands where a nameserver's address should, and is none that a rule can say.
+    """
 
     nameservers: tuple[str, ...]
     search: tuple[str, ...]
     ndots: int = 1
+    left_out: tuple[str, ...] = ()
 
 
 def parse(text: str) -> ResolvConf:
     """resolv.conf(5): of several search lines the last one counts; what is no address is left out."""
     nameservers: dict[str, None] = {}
+    left_out: list[str] = []
     search: tuple[str, ...] = ()
     ndots = 1
     for words in map(str.split, text.splitlines()):
-        if len(words) > 1 and words[0] == "nameserver" and is_address(words[1]):
-            nameservers[str(ip_address(words[1]))] = None
+        if len(words) > 1 and words[0] == "nameserver":
+            if is_address(words[1]):
+                nameservers[str(ip_address(words[1]))] = None
+            else:
+                left_out.append(words[1][:MOST_SHOWN])
         elif words and words[0] in ("search", "domain"):
             search = tuple(word.rstrip(".").lower() for word in words[1:])
         elif words and words[0] == "options":
             found = (word.removeprefix("ndots:") for word in words if word.startswith("ndots:"))
             ndots = next((min(int(value), MOST_DOTS) for value in found if value.isdecimal()), ndots)
-    return ResolvConf(tuple(nameservers), search, ndots)
+    return ResolvConf(tuple(nameservers), search, ndots, tuple(left_out))
 
 
 def spelled_out(host: str, pod: ResolvConf) -> tuple[str, ...]:
@@ -78,6 +87,18 @@ def choose(settings: Settings, tunnel: Tunnel, pod: ResolvConf, *, listening: bo
         cluster=tuple((ALIASES[a.version], str(a)) for a in _cluster(pod)) if split else (),
         docker=split and DOCKER_RESOLVER in pod.nameservers,
         forwarded=split or (_several(resolvers) and listening),
+    )
+
+
+def notices(settings: Settings, tunnel: Tunnel, pod: ResolvConf) -> tuple[str, ...]:
+    """Which of the pod's nameservers are left out, and why, where one of them is needed."""
+    names = any(peer.endpoint and not is_address(peer.endpoint.host) for peer in tunnel.peers)
+    if not names and not (settings.dns_config and settings.dns_mode != "tunnel"):
+        return ()
+    return tuple(
+        f"/etc/resolv.conf: nameserver {word} is left out: "
+        + ("an address with a zone cannot be written in a rule" if "%" in word else "it is no IP address")
+        for word in pod.left_out
     )
 
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _PAUSE = 0.0002  # seconds
+_STDERR = 2
 _SIGTERM, _SIGKILL = 15, 9  # signal's own names cost its import
 _SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -64,6 +65,16 @@ def run(argv: tuple[str, ...], stdin: str = "", done: Callable[[], bool] | None 
         for file in files:
             os.close(file)
     return Result(os.waitstatus_to_exitcode(status), *printed)
+
+
+def become(path: str, argv: tuple[str, ...]) -> None:
+    """Be this program from now on, with the standard streams alone: another descriptor may lead to a key."""
+    for descriptor in map(int, os.listdir("/proc/self/fd")):
+        try:
+            os.set_inheritable(descriptor, descriptor <= _STDERR)
+        except OSError:  # it was the listing's own
+            continue
+    os.execv(path, argv)  # noqa: S606  # no shell is wanted
 
 
 def attend(path: str, argv: tuple[str, ...]) -> int:

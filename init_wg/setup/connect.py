@@ -22,6 +22,8 @@ from init_wg.setup.observe import Observation, look, observe
 from init_wg.setup.reconcile import Comparison, Goal
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from init_wg.config.settings import Settings
     from init_wg.config.tunnel import Tunnel
     from init_wg.design.steps import Step
@@ -44,7 +46,7 @@ def up(settings: Settings, first: str | None = None) -> None:
     `first` names the server to begin with, and demands proof that it answers now; without it, the one that is
     already set up comes first, else the first by name. Raises InitWgError; the pod is sealed then.
     """
-    files = _load(settings.config)
+    files = _usable(_read(settings.config))
     failures: list[InitWgError] = []
     with lock.acquire(LOCK_TIMEOUT), netlink.Socket() as kernel:
         seen = observe(kernel, settings.interface)
@@ -86,10 +88,16 @@ def differences(settings: Settings) -> tuple[Step, ...]:
 
 
 def compare(settings: Settings, seen: Observation) -> tuple[Tunnel, Comparison]:
-    """All that differs from the server that is set up (or the first one), without changing anything."""
-    files = _load(settings.config)
+    """All that differs from the server that is set up (or the first one), without changing anything.
+
+    Raises ConfigError when the file of the server that is set up is bad: no other server is what should be there.
+    """
+    files = _read(settings.config)
+    bad = files.get(_set_up(files, seen.state, settings.interface) or "")
+    if isinstance(bad, ConfigError):
+        raise ConfigError(f"{bad}; what is set up from it stays as it is")
     settings = input_ports.extended(settings, seen.state.ruleset)
-    tunnel = _order(files, seen.state, settings.interface, None)[0]
+    tunnel = _order(_usable(files), seen.state, settings.interface, None)[0]
     goal = Goal(settings, tunnel, endpoints.known(settings, tunnel, seen.state))
     return tunnel, reconcile.compare(goal, seen, reconcile.preferred_kind(settings, seen.state))
 
@@ -106,46 +114,59 @@ def forwarder(settings: Settings) -> tuple[str, ...] | None:
     return dns.forwarder(chosen, seen.resolv_conf, settings.cluster_domain, networks, tunnel.search)
 
 
-def _load(path: str) -> dict[str, Tunnel | None]:
-    """Every server's file by its name, in name order. One bad file among good ones is reported and left out (None)."""
-    files: dict[str, Tunnel | None] = {}
-    bad: list[ConfigError] = []
+def marked(path: str, have: State) -> str | None:
+    """The name of the server that is set up, whatever its file says now; None when no mark is there."""
+    return _marked(map(config.name, config.servers(path)), have)
+
+
+def _read(path: str) -> dict[str, Tunnel | ConfigError]:
+    """Every server's file by its name, in name order, or what is wrong with it."""
+    files: dict[str, Tunnel | ConfigError] = {}
     for file in config.servers(path):
         try:
             files[config.name(file)] = config.load(file)
         except ConfigError as error:
-            files[config.name(file)] = None
-            bad.append(error)
-    if not any(files.values()):
+            files[config.name(file)] = error
+    return files
+
+
+def _usable(files: dict[str, Tunnel | ConfigError]) -> dict[str, Tunnel | ConfigError]:
+    """The same. A bad file among good ones is reported; raises ConfigError when there is no good one."""
+    bad = [reason for reason in files.values() if isinstance(reason, ConfigError)]
+    if len(bad) == len(files):
         raise bad[0]
     for reason in bad:
         log.warning(f"{reason}; this server is left out")
     return files
 
 
-def _order(files: dict[str, Tunnel | None], have: State, interface: str, first: str | None) -> list[Tunnel]:
+def _order(files: dict[str, Tunnel | ConfigError], have: State, interface: str, first: str | None) -> list[Tunnel]:
     """By name, turned so that `first` (or the server that is set up) comes first. If its file is bad, the next one."""
     known = list(files)
     if first is not None and first not in known:
         raise ConfigError(f"--server {first}: there is no such server; there is: {', '.join(known)}")
     start = known.index(first or _set_up(files, have, interface) or known[0])
     turned = (files[name] for name in known[start:] + known[:start])
-    return [tunnel for tunnel in turned if tunnel]
+    return [tunnel for tunnel in turned if not isinstance(tunnel, ConfigError)]
 
 
-def _set_up(files: dict[str, Tunnel | None], have: State, interface: str) -> str | None:
+def _set_up(files: dict[str, Tunnel | ConfigError], have: State, interface: str) -> str | None:
     """The server that is set up: the one whose mark is there. Without a mark of one of these, the one that the device
     resembles most, if it has its peers."""
-    marks = {route.metric for route in have.routes if server.is_mark(route)}
-    for name in files:
-        if server.number(name) in marks:
-            return name
+    if name := _marked(files, have):
+        return name
     own = have.interface(interface)
-    likeness = {name: _likeness(tunnel, own) for name, tunnel in files.items() if tunnel and own}
+    good = {name: tunnel for name, tunnel in files.items() if not isinstance(tunnel, ConfigError)}
+    likeness = {name: _likeness(tunnel, own) for name, tunnel in good.items() if own}
     if not likeness:
         return None
     name = max(likeness, key=lambda name: likeness[name])
     return name if likeness[name] else None
+
+
+def _marked(names: Iterable[str], have: State) -> str | None:
+    marks = {route.metric for route in have.routes if server.is_mark(route)}
+    return next((name for name in names if server.number(name) in marks), None)
 
 
 def _likeness(tunnel: Tunnel, have: TunnelInterface) -> int:

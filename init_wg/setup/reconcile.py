@@ -134,7 +134,8 @@ def compare(goal: Goal, seen: Observation, kind: str) -> Comparison:
     want = desired.state(settings, tunnel, pod, now)
     sealed = ruleset.text(Sealed(now.gate))
     notice = desired.mtu_notice(tunnel, pod, kind, goal.endpoints)
-    return Comparison(pod, now, want, plan(want, seen.state, sealed), (notice,) if notice else ())
+    notices = (*((notice,) if notice else ()), *dns.notices(settings, tunnel, seen.resolv_conf))
+    return Comparison(pod, now, want, plan(want, seen.state, sealed), notices)
 
 
 def _forwarder_listens() -> bool:

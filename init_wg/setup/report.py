@@ -74,11 +74,13 @@ def status(settings: Settings) -> dict[str, Any]:
 
 def _compared(settings: Settings, seen: Observation) -> Compared:
     """A design that cannot be made, because a file is wrong, is a drift of its own."""
+    server = None
     try:
+        server = connect.marked(settings.config, seen.state)
         tunnel, comparison = connect.compare(settings, seen)
         chosen = dns.choose(settings, tunnel, seen.resolv_conf)
     except InitWgError as error:
-        return Compared([str(error)])
+        return Compared([str(error)], server)
     resolvers = chosen.resolvers if isinstance(chosen, Names) else ()
     drift = [str(step) for step in comparison.steps]
     return Compared(drift, tunnel.name, resolvers, comparison.notices, comparison.bypass)

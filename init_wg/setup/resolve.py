@@ -36,7 +36,8 @@ def from_hosts(host: str) -> list[str]:
 def resolvers(pod: ResolvConf) -> list[str]:
     """The nameservers of resolv.conf, in its order. Raises KernelError when there are none."""
     if not pod.nameservers:
-        raise KernelError("/etc/resolv.conf names no nameserver: write the endpoint as an address")
+        none = f"no nameserver that can be used ({', '.join(pod.left_out)})" if pod.left_out else "no nameserver"
+        raise KernelError(f"/etc/resolv.conf names {none}: write the endpoint as an address")
     return list(pod.nameservers)
 
 

@@ -399,6 +399,16 @@ def test_a_name_that_does_not_resolve(sealed: tuple[Lab, Judge], case: str) -> N
     nothing_leaked(judge, queries=len(resolver.asked))
 
 
+def test_a_resolver_with_a_zone_is_told(sealed: tuple[Lab, Judge]) -> None:
+    """As a router announces itself; no rule can name it, so it is not asked."""
+    lab, judge = sealed
+    nameservers(lab, "fe80::1%eth0")
+    ended = lab.init_wg("up", check=False)
+    assert ended.returncode == 3
+    assert "names no nameserver that can be used (fe80::1%eth0): write" in ended.stderr.splitlines()[-1]
+    nothing_leaked(judge, queries=0)
+
+
 def test_no_resolver_at_all(sealed: tuple[Lab, Judge]) -> None:
     lab, judge = sealed
     nameservers(lab)

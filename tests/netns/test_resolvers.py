@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import dns.exception
 import dns.message
@@ -62,6 +65,62 @@ def test_the_second_answers_when_the_first_does_not(mode: str, first: str) -> No
             wait_until(lambda: lab.init_wg("check", env=env, check=False).returncode == 0, "no drift", 10)
             assert watchdog.active()
         assert not judge.verdict().leaked
+
+
+def forwarder_of(watchdog: Watchdog) -> int:
+    """Its process's number, 0 for none."""
+    names = {pid: Path(f"/proc/{pid}/comm") for pid in watchdog.children()}
+    return next((pid for pid, name in names.items() if name.exists() and name.read_text() == "dnsmasq\n"), 0)
+
+
+def in_turn(watchdog: Watchdog) -> list[str]:
+    """The resolvers that the forwarder queries, the first one first; [] without a forwarder."""
+    try:
+        words = Path(f"/proc/{forwarder_of(watchdog)}/cmdline").read_text().split("\0")
+    except OSError:
+        return []
+    return [word.removeprefix("--server=") for word in words if word.startswith("--server=") and "/" not in word]
+
+
+def test_a_resolver_that_falls_silent_later_is_not_waited_for() -> None:
+    """Else each name would cost its client's whole time-out, for as long as the watchdog lives."""
+    silence = (
+        f"table ip silence {{ chain in {{ type filter hook input priority 0; ip daddr {LIVE} udp dport 53 drop; }}; }}"
+    )
+    with lab_with(LIVE, REFUSING) as lab:
+        lab.serve(lab.provider, f"dns:[{REFUSING}]:53")
+        with Watchdog(lab) as watchdog:
+            watchdog.settle()
+            assert in_turn(watchdog) == [LIVE, REFUSING]
+            lab.provider.run(["nft", "-f", "-"], stdin=silence)
+            wait_until(lambda: in_turn(watchdog) == [REFUSING, LIVE], "another order", 60)
+            wait_until(lambda: ask(lab) == [ADDRESS], "names resolve", 15)
+            wait_until(watchdog.active, "green", 15)
+
+
+@pytest.mark.parametrize(("mode", "beside"), [("tunnel", "alone"), ("split", "beside another server")])
+def test_the_forwarder_starts_again_while_the_file_on_disk_is_bad(mode: str, beside: str) -> None:
+    """As repairs do, from what is set up; not from another server's file."""
+    with lab_with(LIVE, DEAD) as lab:
+        good = lab.config_path.read_text()
+        servers = lab.folder / "several"
+        servers.mkdir()
+        (servers / "a.conf").write_text(good)
+        if beside != "alone":
+            (servers / "b.conf").write_text(good.replace(LIVE, REFUSING))
+        with Watchdog(lab, env={"DNS_MODE": mode, "WG_CONFIG": str(servers)}) as watchdog:
+            watchdog.settle()
+            first = wait_until(lambda: forwarder_of(watchdog), "the forwarder")
+            (servers / "a.conf").write_text("<html>Please log in</html>\n")
+            wait_until(lambda: "the new configuration is not applied" in watchdog.log(), "the complaint", 15)
+            os.kill(first, signal.SIGKILL)
+            second = wait_until(
+                lambda: forwarder_of(watchdog) not in (0, first) and forwarder_of(watchdog), "another", 15
+            )
+            wait_until(lambda: ask(lab) == [ADDRESS], "names resolve", 15)
+            wait_until(watchdog.active, "green", 15)
+            assert not [each for each in Path(f"/proc/{second}/fd").iterdir() if "memfd" in str(each.readlink())]
+            assert "a.conf:1" in watchdog.ask("/status")
 
 
 def test_without_the_watchdog_the_first_answers() -> None:

@@ -260,6 +260,26 @@ def test_the_server_that_is_asked_for_is_bad_so_the_next_one_is_tried(lab: Lab) 
     assert "there is no such server" in up(lab, "--server", "d", code=2)[1]
 
 
+@pytest.mark.parametrize("first_line", ["<html>", "", "PrivateKey = short"])
+def test_the_server_that_is_set_up_stays_the_measure_when_its_file_turns_bad(lab: Lab, first_line: str) -> None:
+    """Another server's file would differ in everything, and is not what anybody has set up."""
+    env = {"WG_CONFIG": str(folder(lab))}
+    server(lab, "a", lab.provider2)
+    file = server(lab, "b")
+    server(lab, "c").write_text("<html>\n")
+    up(lab, "--server", "b")
+    file.write_text(f"{first_line}\n")
+    checked = lab.init_wg("check", env=env, check=False)
+    assert checked.returncode == 2
+    assert checked.stderr.splitlines()[-1].startswith(f"init-wg: error: {file}")
+    assert checked.stderr.endswith("; what is set up from it stays as it is\n")
+    facts = json.loads(lab.init_wg("status", "--json", env=env).stdout)
+    assert facts["server"] == "b"
+    assert len(facts["drift"]) == 1
+    assert str(file) in facts["drift"][0]
+    assert str(file) in lab.init_wg("names", env={**env, "DNS_MODE": "split"}, check=False).stderr
+
+
 def test_when_no_server_can_be_set_up_the_one_that_may_come_back_counts(lab: Lab) -> None:
     """4 is tried again soon; 2 would not be."""
     server(lab, "a", lab.provider2)

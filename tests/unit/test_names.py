@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from init_wg.config.tunnel import Peer
+from init_wg.config.tunnel import Endpoint, Peer
 from init_wg.design import dns
 from init_wg.design.dns import ResolvConf
 from init_wg.design.firewall.policy import Asked, Names
@@ -44,6 +44,30 @@ TUNNEL = Names(resolvers=("10.64.0.1",), cluster=(), docker=False, forwarded=Fal
 )
 def test_parse(text: str, nameservers: tuple[str, ...], search: tuple[str, ...]) -> None:
     assert dns.parse(text)[:2] == (nameservers, search)  # ndots: tests/unit/test_resolve.py
+
+
+ODD = dns.parse("nameserver 10.96.0.10\nnameserver fe80::1%eth0\nnameserver localhost\n")
+NAMED = tunnel().peers[0]._replace(endpoint=Endpoint("vpn.example", 51820))
+
+
+@pytest.mark.parametrize(
+    ("environment", "file", "told"),
+    [
+        pytest.param({}, {}, False, id="none is needed"),
+        pytest.param({}, {"peers": (NAMED,)}, True, id="for the endpoint's name"),
+        pytest.param({"DNS_MODE": "split"}, {}, True, id="split"),
+        pytest.param({"DNS_MODE": "cluster"}, {}, True, id="cluster"),
+        pytest.param({"DNS_MODE": "split", "ENABLE_DNS_CONFIG": "false"}, {}, False, id="not wanted"),
+    ],
+)
+def test_a_nameserver_that_is_left_out_is_told(environment: dict[str, str], file: dict[str, Any], told: bool) -> None:
+    said = dns.notices(settings(**environment), tunnel(**file), ODD)
+    zone, name = (
+        "/etc/resolv.conf: nameserver fe80::1%eth0 is left out: an address with a zone cannot be written in a rule",
+        "/etc/resolv.conf: nameserver localhost is left out: it is no IP address",
+    )
+    assert said == ((zone, name) if told else ())
+    assert ODD.nameservers == ("10.96.0.10",)
 
 
 def test_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

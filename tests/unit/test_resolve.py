@@ -323,7 +323,11 @@ def test_the_names_that_are_tried(host: str, search: tuple[str, ...], ndots: int
     ],
 )
 def test_how_many_dots_a_name_has_to_have(options: str, ndots: int) -> None:
-    assert pod_dns.parse(f"nameserver 10.96.0.10\nsearch a B.\n{options}") == (("10.96.0.10",), ("a", "b"), ndots)
+    assert pod_dns.parse(f"nameserver 10.96.0.10\nsearch a B.\n{options}")[:3] == (
+        ("10.96.0.10",),
+        ("a", "b"),
+        ndots,
+    )
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,9 @@ from watchdog import facts
 from watchdog.remembered import Remembered
 
 
-def servers(*names: str, **differences: object) -> dict[str, Tunnel | None]:
+def servers(*names: str, **differences: object) -> dict[str, Tunnel | ConfigError]:
     """Files that say the same, but for what differs in the last one."""
-    found: dict[str, Tunnel | None] = {name: build.tunnel(name=name) for name in names}
+    found: dict[str, Tunnel | ConfigError] = {name: build.tunnel(name=name) for name in names}
     found[names[-1]] = build.tunnel(name=names[-1], **differences)
     return found
 
@@ -33,7 +33,7 @@ def marked(name: str, state: State = RIGHT) -> State:
     return state._replace(routes=others | {server.mark(name)} if name else others)
 
 
-def order(files: dict[str, Tunnel | None], have: State, first: str | None = None) -> list[str]:
+def order(files: dict[str, Tunnel | ConfigError], have: State, first: str | None = None) -> list[str]:
     return [each.name for each in _order(files, have, "wg0", first)]
 
 
@@ -45,7 +45,7 @@ def test_the_marked_one_comes_first() -> None:
 
 
 def test_a_bad_file_is_left_out_and_the_next_one_comes_first() -> None:
-    files = {**servers("a", "b", "c"), "b": None}
+    files = {**servers("a", "b", "c"), "b": ConfigError("b.conf:1: bad")}
     assert order(files, marked("b")) == ["c", "a"]
     assert order(files, FRESH, "b") == ["c", "a"]
     with pytest.raises(ConfigError, match="there is no such server; there is: a, b, c"):

@@ -208,7 +208,7 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> Memory:
 def works(keeper: Keeper) -> None:
     """A run of the setup with what is on disk."""
     assert keeper.reloader.run_begins(None) == (None, "")
-    keeper.reloader.run_worked()
+    keeper.reloader.remember(keeper.in_use or "")
 
 
 def refuse(keeper: Keeper) -> None:
@@ -250,8 +250,16 @@ def test_only_what_certainly_worked_is_remembered(loop: StillLoop, file: Path, m
         file.write_text("in the meantime")
     if how == "of an unknown server":
         keeper.in_use = None
-    keeper.reloader.run_worked()
+    keeper.reloader.remember(keeper.in_use or "")
     assert memory.path == before
+
+
+def test_programs_that_need_what_is_set_up_get_what_worked(loop: StillLoop, folder: Path, memory: Memory) -> None:
+    keeper = Keeper(loop, folder, in_use="a")
+    assert keeper.reloader.set_up_from("a") == "", "nothing has worked yet"
+    works(keeper)
+    assert keeper.reloader.set_up_from("a") == f"memory of {folder}/a.conf"
+    assert keeper.reloader.set_up_from("b") == "", "it is another server's"
 
 
 def test_a_run_may_be_the_first_to_see_a_bad_one(loop: StillLoop, file: Path, memory: Memory) -> None:
