@@ -55,9 +55,9 @@ Keys are not shown.""",
 It stays in the foreground.""",
     ),
     "node": (
-        "node print|up|check|status|down",
+        "node COMMAND",
         """let a cluster work beside the machine's VPN (docs/node.md): the one command for the machine's own network
-print shows the table; up loads it; check and status [--json] compare; down takes it away.
+node print shows the table; node up loads it; node check and node status [--json] compare; node down takes it away.
 No other command acts in the machine's own network, and this one acts nowhere else.""",
     ),
     "down": (
@@ -235,8 +235,13 @@ def _names() -> int:
 
 def _down() -> int:
     from init_wg.config import settings
+    from init_wg.kernel import sealed
+    from init_wg.setup import lockdown
 
     found = settings.read(os.environ)
+    # A pod that is sealed may have got a network plugin's or an engine's interface since: that one is still ours.
+    if not sealed.in_place():
+        lockdown.refuse_node()
     _mode(found).down(found)
     log.warning("everything is taken away: this pod's traffic is not protected any more")
     return DONE

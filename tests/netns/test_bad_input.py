@@ -467,7 +467,7 @@ NODES: dict[str, tuple[str, str]] = {
 
 
 @pytest.mark.parametrize("name", NODES)
-@pytest.mark.parametrize("words", [("lockdown",), ("up",), ("up", "--server", "wg0")], ids="-".join)
+@pytest.mark.parametrize("words", [("lockdown",), ("up",), ("up", "--server", "wg0"), ("down",)], ids="-".join)
 def test_a_nodes_own_network_is_left_alone(pod: Lab, name: str, words: tuple[str, ...]) -> None:
     make, undo = NODES[name]
     pod.pod.run(["sh", "-c", make])
