@@ -31,6 +31,9 @@ BURST = 4  # attempts per wake-up
 TCP_PATIENCE = 0.15  # how long a connection may take: longer than a round trip, shorter than the kernel's second SYN
 PREOPENED_CONNECTIONS = 4
 LOOSE_TARGETS = (8080, 40000)  # the pod's ports that get segments from nowhere: one has a listener, one has not
+#: Whence raw frames come. The kernel gives no socket this port: the echo of a frame that left while the gate was away
+#: is a connection that came in, and a probe from the same port would be its answer.
+FRAME_PORT = 20001
 
 # Not in Python's socket module.
 IP_PKTINFO, IP_UNICAST_IF, IPV6_UNICAST_IF, SO_MARK, ETH_P_IP, ETH_P_IPV6 = 8, 50, 76, 36, 0x0800, 0x86DD
@@ -84,7 +87,7 @@ def udp_packet(aim: Aim, payload: bytes) -> bytes:
     """A whole IP packet for AF_PACKET, which passes no socket, no route and no output hook."""
     source, target = ip_address(aim.source).packed, ip_address(aim.web).packed
     length = 8 + len(payload)
-    head = struct.pack("!HHHH", 40001, aim.echo, length, 0)
+    head = struct.pack("!HHHH", FRAME_PORT, aim.echo, length, 0)
     pseudo = source + target + struct.pack("!II", length, socket.IPPROTO_UDP)
     udp = head[:6] + struct.pack("!H", checksum(pseudo + head + payload) or 0xFFFF) + payload
     if aim.family == 6:
