@@ -52,8 +52,8 @@ LEFT_OUT = [
     "pydoc.py", "pydoc_data", "_pyio.py", "rlcompleter.py", "sched.py", "shelve.py", "site-packages",
     "sitecustomize.py", "smtpd.py", "smtplib.py", "sndhdr.py", "socketserver.py", "sqlite3", "statistics.py",
     "sunau.py", "symtable.py", "_sysconfigdata*.py", "tabnanny.py", "tarfile.py", "telnetlib.py", "test", "this.py",
-    "timeit.py", "tkinter", "tomllib", "trace.py", "tty.py", "turtle.py", "turtledemo", "unittest", "uu.py", "venv", "wave.py",
-    "webbrowser.py", "wsgiref", "xdrlib.py", "xml", "xmlrpc", "zipapp.py", "zoneinfo",
+    "timeit.py", "tkinter", "tomllib", "trace.py", "tty.py", "turtle.py", "turtledemo", "unittest", "uu.py", "venv",
+    "wave.py", "webbrowser.py", "wsgiref", "xdrlib.py", "xml", "xmlrpc", "zipapp.py", "zoneinfo",
 ]  # fmt: skip
 LEFT_OUT_EXTENSIONS = [
     "audioop", "_codecs_*", "_crypt", "_ctypes_test", "_curses*", "_dbm", "_elementtree", "_gdbm",
