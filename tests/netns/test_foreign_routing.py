@@ -12,7 +12,7 @@ import pytest
 #: Adds what a line says, deletes what is new since before, and answers: how much was new, how much is left of it.
 WORKER = """
 import json, os, sys
-from init_wg.kernel import netlink, rtnetlink_write, rtnetlink_read_read
+from init_wg.kernel import netlink, rtnetlink_write, rtnetlink_read
 from init_wg.model.state import Rule
 for line in sys.stdin:
     with netlink.Socket() as kernel:
