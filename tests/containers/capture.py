@@ -74,6 +74,7 @@ class Capture:
             clients=[self.gateway],
             ports={},
             resolvers={},
+            allow_returns=True,
         )
         verdict = Verdict()
         for moment, packet in packets(self.file.read_bytes()):

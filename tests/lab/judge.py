@@ -198,7 +198,9 @@ class Rules:
         lookups: Iterable[str] = (),
         asked_by_tcp: Iterable[str] = (),
         allow_mld: bool = False,
+        allow_returns: bool = False,
     ) -> None:
+        """allow_returns: a network may be new, with an address that the provider knows and no kill-switch yet."""
         self.lookups = [wire_name(name) for name in lookups]
         self.asked_by_tcp = {ip_address(address).packed for address in asked_by_tcp}
         self.endpoints = {(ip_address(address).packed, port) for address, port in endpoints}
@@ -206,6 +208,7 @@ class Rules:
         self.ports = ports
         self.resolvers = {ip_address(address).packed: kind for address, kind in resolvers.items()}
         self.allow_mld = allow_mld
+        self.allow_returns = allow_returns
         self.inbound: set[tuple[int, bytes, int, bytes, int]] = set()
         self.fragments: dict[tuple[bytes, bytes, int | None], str] = {}
         self.on_link = self._member_of(on_link)
@@ -273,6 +276,8 @@ class Rules:
                 return "mld" if self.allow_mld else None
         if self._is_answer(segment):
             return "answer"
+        if self.allow_returns and self._is_return(segment):
+            return "return"
         if protocol == UDP and target_port == 53 and self._is_lookup(payload):
             return "endpoint's name"
         if protocol == TCP and target_port == 53 and target in self.asked_by_tcp:
@@ -316,6 +321,19 @@ class Rules:
                     key = (about.protocol, about.source, about.source_port, about.target, about.target_port)
                     return key in self.inbound and about.source == target
         return False
+
+    def _is_return(self, segment: Segment) -> bool:
+        """Does the kernel tell an endpoint that its WireGuard message met no socket? The message was the endpoint's."""
+        if segment.protocol != ICMP or segment.payload[:2] != b"\3\3":
+            return False
+        about = dissect(segment.family, segment.payload[8:])
+        return (
+            about is not None
+            and about.protocol == UDP
+            and (about.source, about.source_port) in self.endpoints
+            and (about.source, about.target) == (segment.target, segment.source)
+            and is_wireguard(about.payload, about.length)
+        )
 
     def kind(self, segment: Segment) -> str:
         """Which probe sent this? By its tag, or else by its port."""
