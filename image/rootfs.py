@@ -4,8 +4,8 @@
 
 From Debian: the programs below with the libraries they ask for, and Python without the modules named below. From the
 virtual environment: our packages, and of the others those that something imports, each of them whole. Everything is
-compiled; the byte code is trusted, whatever the time stamps are, and of Python's own modules it is all there is (5 MB
-less). No shell, no pip, no compiler, no package manager; what a scanner reads to know the packages
+compiled; the byte code is trusted, whatever the time stamps are, and of others' modules it is all there is (7 MB less).
+No shell, no pip, no compiler, no package manager; what a scanner reads to know the packages
 (/var/lib/dpkg/status.d) and every licence are there.
 """
 
@@ -24,6 +24,8 @@ from modulefinder import ModuleFinder
 from pathlib import Path
 
 OURS = ("init_wg", "init_wg_watchdog")
+#: Ours, to be read; wgconfig's, since its licence asks for it.
+WITH_SOURCE = (*OURS, "wgconfig")
 PROGRAMS = ("/usr/sbin/nft", "/usr/sbin/dnsmasq", "/usr/bin/wireguard-go", os.path.realpath(sys.executable))
 #: The commands, and the modules whose main() they are.
 COMMANDS = {
@@ -53,7 +55,8 @@ LEFT_OUT = [
     "sitecustomize.py", "smtpd.py", "smtplib.py", "sndhdr.py", "socketserver.py", "sqlite3", "statistics.py",
     "sunau.py", "symtable.py", "_sysconfigdata*.py", "tabnanny.py", "tarfile.py", "telnetlib.py", "test", "this.py",
     "timeit.py", "tkinter", "tomllib", "trace.py", "tty.py", "turtle.py", "turtledemo", "unittest", "uu.py", "venv",
-    "wave.py", "webbrowser.py", "wsgiref", "xdrlib.py", "xml", "xmlrpc", "zipapp.py", "zoneinfo",
+    "wave.py", "webbrowser.py", "wsgiref", "xdrlib.py", "xml/dom", "xml/etree", "xml/parsers", "xmlrpc", "zipapp.py",
+    "zoneinfo",
 ]  # fmt: skip
 LEFT_OUT_EXTENSIONS = [
     "audioop", "_codecs_*", "_crypt", "_ctypes_test", "_curses*", "_dbm", "_elementtree", "_gdbm",
@@ -65,7 +68,7 @@ LEFT_OUT_EXTENSIONS = [
 LEFT_OUT_OF_OTHERS = [
     "dns/_async*.py", "dns/_trio_backend.py", "dns/async*.py", "dns/btree*.py", "dns/dnssecalgs/*", "dns/e164.py",
     "dns/namedict.py", "dns/quic/_*", "dns/versioned.py", "dns/win32util.py", "dns/zone*.py",
-    "urllib3/contrib/emscripten/*", "urllib3/contrib/pyopenssl.py",
+    "urllib3/contrib/emscripten/*", "urllib3/contrib/pyopenssl.py", "*.pyi",
 ]  # fmt: skip
 
 
@@ -76,7 +79,7 @@ def main(root: Path, venv: Path) -> None:
     environment(root, venv)
     copied += libraries(root)
     debian_packages(root, copied)
-    compile_all(root)
+    compile_all(root, venv)
     try_out(root, venv)
 
 
@@ -223,28 +226,34 @@ def debian_packages(root: Path, copied: list[Path]) -> None:
             shutil.copyfile(licence, target)
 
 
-def compile_all(root: Path) -> None:
-    """Byte code beside every module, in place of Python's own. Unchecked: no file times are compared at any start."""
-    python = root / "usr/lib/python3.11"
-    for folder in (python, root / "opt"):
+def compile_all(root: Path, venv: Path) -> None:
+    """Byte code for every module, and sources of WITH_SOURCE. Unchecked: no file times are compared at any start."""
+    packages = next((root / venv.relative_to("/")).glob("lib/python3*/site-packages"))
+    folders = [
+        root / "usr/lib/python3.11",
+        *(each for each in packages.iterdir() if each.is_dir() and not each.is_symlink()),
+    ]
+    for folder in folders:
+        sourceless = folder.name not in WITH_SOURCE
         fine = compileall.compile_dir(
             folder,
             quiet=1,
             stripdir=str(root),
-            legacy=folder == python,  # where Python looks when there is no source
+            legacy=sourceless,  # where Python looks when there is no source
             invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
         )
         if not fine:
             sys.exit(f"{folder}: not everything compiles")
-    for source in python.rglob("*.py"):
-        source.unlink()
+        if sourceless:
+            for source in folder.rglob("*.py"):
+                source.unlink()
 
 
 def try_out(root: Path, venv: Path) -> None:
     """In the new root: every module of ours is imported, and whatever any of them imports later."""
     packages = next((root / venv.relative_to("/")).glob("lib/python3*/site-packages"))
     names = [module_name(file, packages) for package in OURS for file in (packages / package).rglob("*.py")]
-    names = ["watchdog.__main__", *sorted(names), "dns.message", "dns.rdtypes.IN.A", "requests", "wgconfig"]
+    names = ["watchdog.__main__", *sorted(names), "dns.message", "dns.rdtypes.IN.A", "requests", "segno", "wgconfig"]
     code = "\n".join(f"import {name}" for name in names)
     for script in (ASK_PYROUTE2, code):
         subprocess.run(["chroot", root, venv / "bin/python", "-I", "-c", script], stdout=subprocess.DEVNULL, check=True)

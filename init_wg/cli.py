@@ -49,6 +49,18 @@ Works anywhere. Keys are not shown.""",
 For people, or with --json for programs. With --watch it looks again every two seconds, until a signal ends it.
 Keys are not shown.""",
     ),
+    "peer": (
+        "peer ...",
+        """server mode: list, show, add and remove peers; init-wg peer --help
+  peer list [--json]            every peer, its addresses, its last handshake and its traffic; no keys
+  peer show NAME                the peer's file on stdout, with its private key
+       --qr | --svg | --png     the same as a QR code: for a terminal, or as a picture
+       --force                  a QR code where stdout is no terminal, a PNG where it is one
+  peer add NAME                 a peer beside those of PEERS
+       --public-key KEY         it keeps its private key itself
+  peer remove NAME              refuse it at once and destroy its keys; its address is never given again
+  peer secret NAME...           a Kubernetes Secret with these peers' files on stdout""",
+    ),
     "names": (
         "names",
         """run the DNS forwarder, if DNS_MODE needs one (the watchdog does this; exit status 0: not needed)
@@ -127,6 +139,8 @@ def _run(arguments: list[str]) -> int:
             return _status(as_json=True)
         case ["status", "--watch"]:
             return _watch()
+        case ["peer", *words]:
+            return _peer(words)
         case ["names"]:
             return _names()
         case ["node", *words]:
@@ -208,6 +222,18 @@ def _watch() -> int:
     found = settings.read(os.environ)
     report = _report(found)
     watch.run(lambda: report.as_text(report.status(found)))
+    return DONE
+
+
+def _peer(words: list[str]) -> int:
+    from init_wg.config import settings
+
+    found = settings.read(os.environ)
+    if found.mode != "server":
+        raise ConfigError("usage: only a server has peers of its own: set WG_MODE=server, or see init-wg status")
+    from init_wg.server import commands
+
+    commands.peer(found, words)
     return DONE
 
 

@@ -89,6 +89,11 @@ def networks_behind(
     return found
 
 
+def behind_by(settings: ServerSettings, name: str) -> str | None:
+    """The variable with the networks behind this peer."""
+    return next((BEHIND + end for end, _ in settings.behind if end in (name, _as_variable(name))), None)
+
+
 def _as_variable(name: str) -> str:
     return name.replace("-", "_").replace(".", "_")
 
@@ -159,7 +164,10 @@ def _peer_dns(text: str) -> tuple[str, ...] | None:
 
 def _log_confs(text: str) -> bool:
     if boolean(text):
-        raise ConfigError("environment: LOG_CONFS=true: secrets do not go into logs: delete it")
+        raise ConfigError(
+            "environment: LOG_CONFS=true: secrets do not go into logs: delete it; "
+            "`init-wg peer show NAME --qr` prints a peer's code on request"
+        )
     return False
 
 
@@ -204,7 +212,8 @@ TABLE = (
     _setting("PRESHARED_KEYS", "preshared_keys", "true", boolean, "true or false",
              "A preshared key for each new peer."),
     _setting("LOG_CONFS", "log_confs", "false", _log_confs, "false",
-             "linuxserver's prints the peers' keys. `true` is rejected: secrets do not go into logs."),
+             "linuxserver's prints the peers' keys. `true` is rejected: secrets do not go into logs, and "
+             "`init-wg peer show NAME` prints them on request."),
     _setting("SERVER_DATA", "data", "/var/lib/init-wg", _folder, "an absolute path",
              "The volume with the keys. See [server.md](server.md)."),
 )  # fmt: skip

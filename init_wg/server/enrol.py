@@ -61,7 +61,10 @@ def enrol(server: ServerSettings, *, keep: bool = True) -> Enrolled:
                     raise
                 return Enrolled(registers.known(known, wanted), networks, error)
     if keep and outdated:
-        log.warning(f"the tunnel's networks have changed: these peers need their file anew: {', '.join(outdated)}")
+        log.warning(
+            f"the tunnel's networks have changed: these peers need their file anew (init-wg peer show NAME): "
+            f"{', '.join(outdated)}"
+        )
     return Enrolled(register, networks, None)
 
 
@@ -85,6 +88,14 @@ def makes(server: ServerSettings) -> Makes:
 def within(server: ServerSettings, register: Register) -> Networks:
     """The tunnel's networks."""
     return desired.inside(server, keys.public(register.key))
+
+
+def kept(server: ServerSettings) -> Register:
+    """The register as it is on the volume, for who holds the lock. Raises InitWgError where there is none yet."""
+    register = None if _foreign(server) else store.load(server.data)
+    if register is None:
+        raise ConfigError(f"{source.shown(server.data)}: no server has run with this volume yet: run init-wg up first")
+    return register
 
 
 def _foreign(server: ServerSettings) -> bool:

@@ -14,13 +14,15 @@ from init_wg.server import run
 from init_wg.server.design import desired
 from init_wg.setup.report import as_json, size
 
-__all__ = ["as_json", "as_text", "status"]
+__all__ = ["as_json", "as_text", "peers", "size", "status"]
 
 if TYPE_CHECKING:
     from init_wg.config.settings import Settings
-    from init_wg.model.state import TunnelInterface
+    from init_wg.model.state import Device
+    from init_wg.model.wireguard import Traffic
+    from init_wg.server.design.desired import Networks
+    from init_wg.server.design.register import Register
     from init_wg.server.enrol import Enrolled
-    from init_wg.setup.observe import Observation
 
 
 def status(settings: Settings) -> dict[str, Any]:
@@ -46,7 +48,9 @@ def status(settings: Settings) -> dict[str, Any]:
         "networks": [str(network) for network in found.within] if found else [],
         "mtu": own.link.mtu if own else None,
         "forwarding": sorted(seen.state.forwarding),
-        "peers": _peers(found, own, seen, settings.interface) if found else [],
+        "peers": peers(found.register, found.within, own.device if own else None, seen.sessions(settings.interface))
+        if found
+        else [],
         "refused_packets": counters.get("refuse", 0),
         "redirected_queries": counters.get("names", 0),
         "notices": notices,
@@ -54,25 +58,29 @@ def status(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _peers(found: Enrolled, own: TunnelInterface | None, seen: Observation, interface: str) -> list[dict[str, Any]]:
-    sessions = seen.sessions(interface)
-    endpoints = {peer.public_key: peer.endpoint for peer in (own.device.peers if own and own.device else ())}
-    peers = []
-    for name, peer in sorted(found.register.peers.items(), key=lambda item: item[1].number):
+def peers(
+    register: Register, within: Networks, device: Device | None, sessions: dict[str, Traffic]
+) -> list[dict[str, Any]]:
+    """The peers in the order of their numbers, as plain values. device: absent where none answers."""
+    endpoints = {peer.public_key: peer.endpoint for peer in (device.peers if device else ())}
+    rows = []
+    for name, peer in sorted(register.peers.items(), key=lambda item: item[1].number):
         session = sessions.get(peer.public_key)
-        peers.append(
+        handshake = session.latest_handshake if session else 0
+        rows.append(
             {
                 "name": name,
                 "active": peer.active,
+                "needs_new_file": register.needs_new_file(peer, handshake),
                 "public_key": peer.public_key,
-                "addresses": list(desired.addresses(found.within, peer.number)),
+                "addresses": list(desired.addresses(within, peer.number)),
                 "endpoint": show_endpoint(endpoints.get(peer.public_key)) or None,
-                "latest_handshake": session.latest_handshake if session else 0,
+                "latest_handshake": handshake,
                 "received_bytes": session.received_bytes if session else 0,
                 "sent_bytes": session.sent_bytes if session else 0,
             }
         )
-    return peers
+    return rows
 
 
 def as_text(facts: dict[str, Any]) -> str:
@@ -88,8 +96,9 @@ def as_text(facts: dict[str, Any]) -> str:
         f"DNS:         {facts['redirected_queries']} queries of peers answered here",
     ]
     for peer in facts["peers"]:
-        absent = "" if peer["active"] else ", NOT IN THE LIST"
-        lines += [f"peer:        {peer['name']}, {', '.join(peer['addresses'])}{absent}", f"             {_seen(peer)}"]
+        notes = "" if peer["active"] else ", NOT IN THE LIST"
+        notes += ", NEEDS ITS NEW FILE" if peer["needs_new_file"] else ""
+        lines += [f"peer:        {peer['name']}, {', '.join(peer['addresses'])}{notes}", f"             {_seen(peer)}"]
     lines += [f"note:        {notice}" for notice in facts["notices"]]
     lines += [f"drift:       {line}" for line in facts["drift"]] or ["drift:       none"]
     return "\n".join(map(log.printable, lines))

@@ -286,6 +286,11 @@ def test_a_check_loads_none_of_the_heavy_packages() -> None:
     assert not loaded("import init_wg.cli, init_wg.setup.reconcile") & heavy
 
 
+def test_only_a_code_loads_what_draws_it() -> None:
+    assert importers("segno") == {"init_wg.server.qr"}
+    assert not loaded("import init_wg.cli, init_wg.server.commands") & {"segno", "init_wg.server.qr"}
+
+
 def test_the_watchdog_is_standard_library_only() -> None:
     """But for its exit check, which is a child of its own (watchdog.verify) and ends at once."""
     allowed = set(sys.stdlib_module_names) | {"init_wg", "watchdog"}

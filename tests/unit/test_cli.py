@@ -47,12 +47,12 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
         shown = capsys.readouterr()
         assert shown.out == cli.USAGE
         assert shown.err == ""
-    for word in ("up", "lockdown", "check", "status", "down", "--version"):
+    for word in ("up", "lockdown", "check", "status", "peer", "down", "--version"):
         assert f"\n  {word}" in cli.USAGE
 
 
 @pytest.mark.parametrize("option", ["--help", "-h"])
-@pytest.mark.parametrize("command", ["up", "lockdown", "hold", "check", "status", "names", "node", "down"])
+@pytest.mark.parametrize("command", ["up", "lockdown", "hold", "check", "status", "peer", "names", "node", "down"])
 def test_help_of_one_command(command: str, option: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run([command, option]) == 0
     shown = capsys.readouterr()

@@ -39,7 +39,8 @@ class Peer(NamedTuple):
 class Register(NamedTuple):
     """The server's private key, its peers by name, and the numbers of those that were removed.
 
-    networks: those of the last run, as text; moved: Unix seconds of their last change, 0 for never.
+    networks: those of the last run, as text; moved: Unix seconds of their last change, 0 for never; outdated: the
+    numbers of the peers that were there then.
     """
 
     key: Secret
@@ -47,6 +48,11 @@ class Register(NamedTuple):
     retired: tuple[int, ...] = ()
     networks: tuple[str, ...] = ()
     moved: float = 0.0
+    outdated: tuple[int, ...] = ()
+
+    def needs_new_file(self, peer: Peer, handshake: float) -> bool:
+        """Has it not shaken hands since its addresses changed? handshake: the last one, in Unix seconds."""
+        return peer.number in self.outdated and handshake < self.moved
 
 
 class Makes(NamedTuple):
@@ -107,13 +113,25 @@ def with_peer(register: Register, name: str, public_key: str | None, makes: Make
     return register._replace(peers={**register.peers, name: peer})
 
 
+def suspended(register: Register, name: str) -> Register:
+    """The peer is inactive until PEERS names it: the first half of its removal. Raises ConfigError."""
+    peer = _known(register, name)._replace(active=False, added=False)
+    return register._replace(peers={**register.peers, name: peer})
+
+
 def without(register: Register, name: str) -> Register:
     """The peer is revoked: its keys are destroyed, and its number is never given again. Raises ConfigError."""
+    number = _known(register, name).number
+    peers = {other: value for other, value in register.peers.items() if other != name}
+    outdated = tuple(each for each in register.outdated if each != number)
+    return register._replace(peers=peers, retired=tuple(sorted((*register.retired, number))), outdated=outdated)
+
+
+def _known(register: Register, name: str) -> Peer:
     peer = register.peers.get(name)
     if peer is None:
         raise ConfigError(f"peer remove {name}: there is no such peer: init-wg peer list shows them")
-    peers = {other: value for other, value in register.peers.items() if other != name}
-    return register._replace(peers=peers, retired=tuple(sorted((*register.retired, peer.number))))
+    return peer
 
 
 def moved(register: Register, networks: tuple[str, ...], now: float) -> tuple[Register, tuple[str, ...]]:
@@ -126,7 +144,8 @@ def moved(register: Register, networks: tuple[str, ...], now: float) -> tuple[Re
     if not register.networks:
         return register._replace(networks=networks), ()
     outdated = tuple(name for name, peer in register.peers.items() if peer.active)
-    return register._replace(networks=networks, moved=now), outdated
+    numbers = tuple(sorted(peer.number for peer in register.peers.values()))
+    return register._replace(networks=networks, moved=now, outdated=numbers), outdated
 
 
 def _free(after: int, used: set[int], last: int, name: str) -> int:
@@ -167,6 +186,7 @@ def decode(text: str) -> Register:
             retired=tuple(_number(number) for number in whole["retired"]),
             networks=tuple(str(network) for network in whole["networks"]),
             moved=float(whole["moved"]),
+            outdated=tuple(_number(number) for number in whole["outdated"]),
         )
     except Exception:  # noqa: BLE001  whatever it is, its text may quote a key
         raise DamagedError("it is not what this version of init-wg writes") from None
