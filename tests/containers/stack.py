@@ -21,6 +21,7 @@ PROVIDER, WEB, PORT = "198.51.100.2", "198.51.100.3", 51820
 TUNNEL, PEER = "10.64.0.1/24", "10.64.0.2/32"
 PROJECT = "stack"
 FILES = ("compose/compose.yaml", "compose/compose.userspace.yaml", "tests/containers/stack.yaml")
+SERVER_FILES = ("compose/compose.server.yaml", "compose/compose.server.userspace.yaml")
 
 
 class Stack:

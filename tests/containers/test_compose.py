@@ -19,7 +19,7 @@ import pytest
 import testinfra  # type: ignore[import-untyped]
 
 from .engine import LAB_IMAGE, ROOT, Engine, compose_command, docker_command, wait_until
-from .stack import FILES, PROJECT, PROVIDER, STACK, WEB, Stack
+from .stack import FILES, PROJECT, PROVIDER, SERVER_FILES, STACK, WEB, Stack
 
 pytestmark = pytest.mark.usefixtures("clean")
 
@@ -288,12 +288,16 @@ def test_the_example_settings_are_the_ones_that_exist() -> None:
     """Every variable of .env.example is used in a compose file, and the other way round."""
     example = (ROOT / "compose/.env.example").read_text()
     named = set(re.findall(r"^#([A-Z_]+)=", example, re.MULTILINE))
-    files = "".join((ROOT / file).read_text() for file in FILES[:2])
+    files = "".join((ROOT / file).read_text() for file in (*FILES[:2], *SERVER_FILES))
     used = set(re.findall(r"\$\{([A-Z_]+)", files))
     assert named - {"COMPOSE_FILE"} == used
 
 
-@pytest.mark.parametrize("files", [FILES[:1], FILES[:2]], ids=["kernel", "userspace"])
+@pytest.mark.parametrize(
+    "files",
+    [FILES[:1], FILES[:2], SERVER_FILES[:1], SERVER_FILES],
+    ids=["kernel", "userspace", "server-kernel", "server-userspace"],
+)
 def test_compose_takes_the_files_as_they_are(files: tuple[str, ...], tmp_path: object) -> None:
     arguments = [word for file in files for word in ("-f", str(ROOT / file))]
     command = compose_command()

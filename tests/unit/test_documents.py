@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from init_wg import __version__, cli
+from init_wg.config import server_settings
 from init_wg.config.settings import TABLE
 from tests import documents, podspec
 
@@ -137,15 +138,15 @@ def test_a_change_of_the_pod_reaches_every_file(monkeypatch: pytest.MonkeyPatch,
     assert all("medium: Another" in text for text in made.values())
 
 
-def test_the_stack_offers_settings_with_their_defaults() -> None:
-    """compose/compose.yaml hands them on, compose/.env.example explains them; one table has their defaults."""
-    defaults = {setting.name: setting.default for setting in TABLE}
-    handed = dict(
-        re.findall(r"^    ([A-Z_]+): \$\{\1:-(.*)\}$", (ROOT / "compose/compose.yaml").read_text(), re.MULTILINE)
-    )
+@pytest.mark.parametrize("file", ["compose.yaml", "compose.server.yaml"])
+def test_the_stacks_offer_settings_with_their_defaults(file: str) -> None:
+    """The files of compose/ hand them on, compose/.env.example explains them; one table has their defaults."""
+    defaults = {setting.name: setting.default for setting in (*TABLE, *server_settings.TABLE)}
+    defaults["PEERS"] = "phone,laptop"  # an example: there is no default
+    handed = dict(re.findall(r"^ +([A-Z_0-9]+): \$\{\1:-(.*)\}$", (ROOT / "compose" / file).read_text(), re.MULTILINE))
     assert len(handed) > 10
     assert handed == {name: defaults[name] for name in handed}
-    lines = re.findall(r"^#([A-Z_]+)=(.*)$", (ROOT / "compose/.env.example").read_text(), re.MULTILINE)
+    lines = re.findall(r"^#([A-Z_0-9]+)=(.*)$", (ROOT / "compose/.env.example").read_text(), re.MULTILINE)
     explained = dict(lines)
     assert handed.keys() <= explained.keys()
     assert {name: value for name, value in explained.items() if name in handed} == handed
