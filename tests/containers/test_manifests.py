@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from init_wg import __version__
+from init_wg.config import server_settings
 from tests.containers import manifests
 from tests.containers.manifests import K8S, ROOT, build, load, parse, pod_spec, problems, render
 from tests.golden import assert_golden
@@ -36,6 +37,7 @@ VERSIONS = {
     "userspace-before-1.29": ("1.25", "1.28", "1.37"),
 }
 EXAMPLES = ("example", "example-replicas")
+SERVERS = ("server", "server-userspace")
 KINDS = {"Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Job", "CronJob", "Pod"}
 WITH_SHELL = ("example/deployment", "example/statefulset", "example-replicas/statefulset")
 INIT, WATCHDOG = "init-wg", "init-wg-watchdog"
@@ -55,7 +57,7 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         built = render(tmp_path_factory.mktemp(name), *components, resources=WORKLOADS)
         assert built.returncode == 0, built.stderr
         texts[name] = built.stdout
-    for name in EXAMPLES:
+    for name in (*EXAMPLES, *SERVERS):
         built = build(K8S / name)
         assert built.returncode == 0, built.stderr
         texts[name] = built.stdout
@@ -66,7 +68,7 @@ def names(containers: list[Any]) -> list[str]:
     return [each["name"] for each in containers]
 
 
-@pytest.mark.parametrize("name", [*VARIANTS, *EXAMPLES])
+@pytest.mark.parametrize("name", [*VARIANTS, *EXAMPLES, *SERVERS])
 def test_golden(rendered: dict[str, str], name: str) -> None:
     """WRITE_GOLDEN=1 writes what is there now: then read the difference."""
     assert_golden(rendered[name], GOLDEN / f"{name}.yaml")
@@ -172,7 +174,7 @@ def test_least_privilege(rendered: dict[str, str]) -> None:
             assert paths <= {"/dev/net/tun"}
             for container in [*spec.get("initContainers", []), *spec["containers"]]:
                 context = container.get("securityContext", {})
-                if container["name"] not in (INIT, WATCHDOG):
+                if container["name"] not in (INIT, WATCHDOG, "server"):
                     assert "add" not in context.get("capabilities", {})
                     continue
                 assert context == {
@@ -202,7 +204,7 @@ def test_schemas_of_everything_else(rendered: dict[str, str], version: str) -> N
         "namespace/namespace.yaml",
         "network-policy/network-policy.yaml",
     ]
-    examples = [document for name in EXAMPLES for document in parse(rendered[name])]
+    examples = [document for name in (*EXAMPLES, *SERVERS) for document in parse(rendered[name])]
     assert problems([*examples, *map(load, files)], version) == []
 
 
@@ -244,7 +246,33 @@ def test_copies_are_equal(rendered: dict[str, str]) -> None:
     assert {each["image"] for each in pod["spec"]["initContainers"]} == {f"{image['newName']}:{image['newTag']}"}
     elsewhere = {str(file.relative_to(K8S)) for file in K8S.rglob("*.yaml") if image["newName"] in file.read_text()}
     complete = {"pod.yaml", "pod-userspace.yaml"}
-    assert elsewhere - complete <= {"component/kustomization.yaml", "injection/settings.yaml"}, "one place each says it"
+    assert load("server/kustomization.yaml")["images"] == [image]
+    alone = {"component/kustomization.yaml", "injection/settings.yaml", "server/kustomization.yaml"}
+    assert elsewhere - complete <= alone, "one place each says it"
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_the_server(rendered: dict[str, str], name: str) -> None:
+    """One pod with the keys of a volume that outlives it, and a Service that shows it its peers' own addresses."""
+    documents = {each["kind"]: each for each in parse(rendered[name])}
+    assert set(documents) == {"Namespace", "StatefulSet", "Service"}
+    assert {each["metadata"].get("namespace") for each in documents.values()} == {None, "init-wg-server"}
+    spec = documents["StatefulSet"]["spec"]
+    assert spec["replicas"] == 1
+    (claim,) = spec["volumeClaimTemplates"]
+    assert claim["spec"]["accessModes"] == ["ReadWriteOncePod"]
+    assert spec["persistentVolumeClaimRetentionPolicy"] == {"whenDeleted": "Retain", "whenScaled": "Retain"}
+    (container,) = spec["template"]["spec"]["containers"]
+    mounts = {each["name"]: each["mountPath"] for each in container["volumeMounts"]}
+    given = {each["name"]: each.get("value") for each in container["env"]}
+    defaults = {each.name: each.default for each in server_settings.TABLE}
+    assert mounts[claim["metadata"]["name"]] == defaults["SERVER_DATA"]
+    assert set(given) - {"WG_MODE", "WG_IMPLEMENTATION"} <= set(defaults)
+    assert str(given["PEERS_FILE"]).startswith(mounts["peers"] + "/")
+    service = documents["Service"]["spec"]
+    assert service["externalTrafficPolicy"] == "Local"
+    assert service["selector"] == spec["template"]["metadata"]["labels"]
+    assert [(each["port"], each["protocol"]) for each in service["ports"]] == [(int(defaults["SERVERPORT"]), "UDP")]
 
 
 def test_deleting_the_example_keeps_the_secrets(rendered: dict[str, str]) -> None:
