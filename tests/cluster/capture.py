@@ -29,8 +29,11 @@ LINK_LOCAL = "fe80::/10"
 JUDGED: Counter[str] = Counter()
 
 
-def rules() -> Rules:
-    """What may leave a tunnelled pod: WireGuard to a provider, answers, and the cluster's networks without DNS."""
+def rules(lookups: Iterable[str] = ()) -> Rules:
+    """What may leave a tunnelled pod: WireGuard to a provider, answers, and the cluster's networks without DNS.
+
+    lookups: names of endpoints, which may be asked for.
+    """
     bypass = [*map(ip_network, (PODS, PODS6, SERVICES, SERVICES6))]
     return Rules(
         endpoints=[(f"203.0.113.{number}", 51820) for number in PROVIDERS],
@@ -40,6 +43,7 @@ def rules() -> Rules:
         clients=[*GATEWAYS, NODE, NODE6, WEB, WEB6],
         ports={},
         resolvers={DNS: "dns-cluster", NODE: "dns-node"},
+        lookups=lookups,
         # A pod's own kernel says it while its link comes up, before any container runs.
         allow_mld=True,
     )
@@ -58,6 +62,8 @@ class Capture:
         self.errors = cluster.folder / f"{name}.capture"
         #: Addresses of pods that are open on purpose.
         self.lenient: Iterable[str] = ()
+        #: Names of endpoints.
+        self.lookups: Iterable[str] = ()
 
     def __enter__(self) -> Self:
         # In the process namespace, too: whatever ends these tests, tcpdump ends with the cluster.
@@ -83,7 +89,7 @@ class Capture:
     def judged(self, since: float = 0.0, until: float = float("inf")) -> Verdict:
         """All that came from pods in that stretch (Unix seconds)."""
         time.sleep(0.3)  # tcpdump writes each packet at once, but takes them from the kernel in blocks
-        judge, verdict = rules(), Verdict(since=since)
+        judge, verdict = rules(self.lookups), Verdict(since=since)
         open_pods = {ip_network(each).network_address.packed for each in self.lenient}
         for moment, packet in packets(self.file.read_bytes()):
             self._packet(judge, verdict, moment, packet, open_pods, counts=since <= moment <= until)
