@@ -25,7 +25,7 @@ def listener(member: Member, family: Family) -> Iterator[socket.socket]:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         server.bind((member.addresses[family], SINK))
         server.listen()
-        server.settimeout(20)
+        server.settimeout(60)
         yield server
 
 
@@ -33,11 +33,11 @@ def moved(lab: Lab, family: Family, *, upload: bool) -> int:
     """How many of SIZE bytes come through the tunnel, to the web host or from it."""
     count = 0
     with listener(lab.web, family) as server, lab.pod.socket(AF[family], socket.SOCK_STREAM) as client:
-        client.settimeout(10)
+        client.settimeout(60)
         client.connect((lab.web.addresses[family], SINK))
         peer, _ = server.accept()
         with peer:
-            peer.settimeout(10)
+            peer.settimeout(60)
             sender, receiver = (client, peer) if upload else (peer, client)
 
             def send() -> None:
