@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from init_wg.config.server_settings import ServerSettings
     from init_wg.config.settings import Settings
+    from init_wg.model.snapshot import Interface
     from init_wg.model.wireguard import Reading
     from init_wg.server.design.register import Peer, Register
 
@@ -112,7 +113,7 @@ def _show_options(words: list[str]) -> tuple[str, str, bool]:
 def _show(settings: Settings, name: str, kind: str, force: bool) -> None:
     server = run.read(settings)
     register = _kept(server)
-    found = _known(register, name, "show")
+    found = registers.found(register, name, "show")
     if kind and not found.key:
         raise ConfigError(
             f"peer show {name}: this peer keeps its private key itself, so no code can hold its file: without {kind}, "
@@ -148,7 +149,7 @@ def _refuse_stdout(name: str, kind: str) -> None:
 def _secret(settings: Settings, names: list[str]) -> str:
     server = run.read(settings)
     register = _kept(server)
-    found = {name: _known(register, name, "secret") for name in names}
+    found = {name: registers.found(register, name, "secret") for name in names}
     for name, each in found.items():
         if not each.key:
             raise ConfigError(
@@ -230,7 +231,7 @@ def _remove(settings: Settings, name: str) -> None:
 
 def _refuse(kernel: netlink.Socket, interface: str, public_key: str) -> None:
     """The device forgets this peer at once, whatever else is wrong with the pod. Raises KernelError, VerifyError."""
-    link = next((each for each in rtnetlink_read.snapshot(kernel).interfaces if each.name == interface), None)
+    link = _link(kernel, interface)
     if link is None:
         return
     if _has(device.read(interface, link.kind), interface, public_key):
@@ -270,15 +271,12 @@ def _kept(server: ServerSettings) -> Register:
         return enrol.kept(server)
 
 
-def _known(register: Register, name: str, word: str) -> Peer:
-    found = register.peers.get(name)
-    if found is None:
-        raise ConfigError(f"peer {word} {name[:40]}: there is no such peer: init-wg peer list shows them")
-    return found
-
-
 def _reading(interface: str) -> Reading | None:
     """What the device says; None where there is none that answers. Raises OSError without NET_ADMIN."""
     with netlink.Socket() as kernel:
-        link = next((each for each in rtnetlink_read.snapshot(kernel).interfaces if each.name == interface), None)
+        link = _link(kernel, interface)
     return device.read(interface, link.kind) if link else None
+
+
+def _link(kernel: netlink.Socket, name: str) -> Interface | None:
+    return next((each for each in rtnetlink_read.snapshot(kernel).interfaces if each.name == name), None)

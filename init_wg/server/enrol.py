@@ -40,8 +40,8 @@ def enrol(server: ServerSettings, *, keep: bool = True) -> Enrolled:
     what it has: a full volume or a wrong list of peers is a failure beside that.
     """
     with store.locked(server.data):
-        kept = store.load(server.data) if not _foreign(server) else None
-        known = kept or (_adopted(server) if _foreign(server) else None)
+        stored = _stored(server)
+        known = stored or (_adopted(server) if _foreign(server) else None)
         try:
             wanted = names(server)
             register = registers.listed(
@@ -53,7 +53,7 @@ def enrol(server: ServerSettings, *, keep: bool = True) -> Enrolled:
             return Enrolled(known, within(server, known), error)
         networks = within(server, register)
         register, outdated = registers.moved(register, tuple(map(str, networks)), time.time())
-        if keep and register != kept:
+        if keep and register != stored:
             try:
                 store.save(server.data, register)
             except KernelError as error:
@@ -92,10 +92,15 @@ def within(server: ServerSettings, register: Register) -> Networks:
 
 def kept(server: ServerSettings) -> Register:
     """The register as it is on the volume, for who holds the lock. Raises InitWgError where there is none yet."""
-    register = None if _foreign(server) else store.load(server.data)
+    register = _stored(server)
     if register is None:
         raise ConfigError(f"{source.shown(server.data)}: no server has run with this volume yet: run init-wg up first")
     return register
+
+
+def _stored(server: ServerSettings) -> Register | None:
+    """What the volume has of ours. Raises InitWgError."""
+    return None if _foreign(server) else store.load(server.data)
 
 
 def _foreign(server: ServerSettings) -> bool:

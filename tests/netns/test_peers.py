@@ -6,7 +6,9 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pytest
 
@@ -27,6 +29,12 @@ def lab() -> Iterator[ServerLab]:
 
 
 LISTED = {"PEERS": "lan"}
+
+
+def listed(lab: ServerLab, env: Mapping[str, str] = LISTED) -> dict[str, Any]:
+    """What `peer list` tells of each peer."""
+    told = lab.run_server("peer", "list", "--json", env=env).stdout
+    return {row["name"]: row for row in json.loads(told)["peers"]}
 
 
 def peer(lab: ServerLab, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -72,7 +80,7 @@ def test_a_peer_that_is_added_joins_and_one_that_is_removed_is_refused(lab: Serv
     first = lab.register()["peers"]["roadwarrior"]
     lab.join(lab.roadwarrior, peer(lab, "show", "roadwarrior").stdout)
     wait_until(lambda: reaches(lab, "roadwarrior"), "the new peer reaches the web")
-    rows = {row["name"]: row for row in json.loads(peer(lab, "list", "--json").stdout)["peers"]}
+    rows = listed(lab)
     assert rows["roadwarrior"]["latest_handshake"] > 0
     assert rows["roadwarrior"]["received_bytes"] > 0
 
@@ -97,8 +105,7 @@ def test_the_file_is_the_same_as_text_and_in_a_secret(lab: ServerLab) -> None:
     assert text == lab.client_file("lan", **LISTED)
     syntax.sections(text, "lan.conf")  # and wgconfig reads the same
     told = peer(lab, "secret", "lan")
-    indented = "".join(f"    {line}".rstrip() + "\n" for line in text.splitlines())
-    assert told.stdout.endswith(f"stringData:\n  lan.conf: |\n{indented}")
+    assert told.stdout.endswith(f"stringData:\n  lan.conf: |\n{textwrap.indent(text, '    ')}")
     assert told.stderr == ""
 
 
@@ -165,14 +172,13 @@ def test_other_networks_mark_the_peers_that_need_their_new_file(lab: ServerLab) 
     assert "need their file anew (init-wg peer show NAME): lan" in told.stderr
     assert "needs its new file" in lab.run_server("peer", "list", env=moved).stdout
     lab.run_server("peer", "add", "later", env=moved)
-    rows = {row["name"]: row for row in json.loads(lab.run_server("peer", "list", "--json", env=moved).stdout)["peers"]}
+    rows = listed(lab, moved)
     assert [rows[name]["needs_new_file"] for name in ("lan", "later")] == [True, False]
     lab.run_server("peer", "remove", "later", env=moved)
     lab.leave(lab.lan)
     lab.run_server("up", env=LISTED)
     lab.join(lab.lan, peer(lab, "show", "lan").stdout)
     wait_until(lambda: reaches(lab, "lan"), "the listed peer is back")
-    rows = {row["name"]: row for row in json.loads(peer(lab, "list", "--json").stdout)["peers"]}
     wait_until(lambda: "needs its new file" not in peer(lab, "list").stdout, "its handshake is newer than the move")
 
 

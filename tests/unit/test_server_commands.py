@@ -6,6 +6,7 @@ import json
 import os
 import re
 import struct
+import textwrap
 import zlib
 from ipaddress import ip_interface
 from pathlib import Path
@@ -164,7 +165,7 @@ def test_a_suspended_peer_stays_out_until_it_is_removed_or_listed() -> None:
         registers.suspended(register, "y")
 
 
-SECRET = """\
+SECRET = f"""\
 apiVersion: v1
 kind: Secret
 metadata:
@@ -172,15 +173,7 @@ metadata:
 type: Opaque
 stringData:
   phone.conf: |
-    [Interface]
-    PrivateKey = yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=
-    Address = 10.13.13.2/32
-    MTU = 1370
-
-    [Peer]
-    PublicKey = xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=
-    Endpoint = [2001:db8::7]:51820
-    AllowedIPs = 10.43.0.0/16
+{textwrap.indent(BARE, "    ")}\
   tv.conf: |
     [Interface]
 """

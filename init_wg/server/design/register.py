@@ -115,22 +115,24 @@ def with_peer(register: Register, name: str, public_key: str | None, makes: Make
 
 def suspended(register: Register, name: str) -> Register:
     """The peer is inactive until PEERS names it: the first half of its removal. Raises ConfigError."""
-    peer = _known(register, name)._replace(active=False, added=False)
+    peer = found(register, name, "remove")._replace(active=False, added=False)
     return register._replace(peers={**register.peers, name: peer})
 
 
 def without(register: Register, name: str) -> Register:
     """The peer is revoked: its keys are destroyed, and its number is never given again. Raises ConfigError."""
-    number = _known(register, name).number
+    number = found(register, name, "remove").number
     peers = {other: value for other, value in register.peers.items() if other != name}
     outdated = tuple(each for each in register.outdated if each != number)
     return register._replace(peers=peers, retired=tuple(sorted((*register.retired, number))), outdated=outdated)
 
 
-def _known(register: Register, name: str) -> Peer:
+def found(register: Register, name: str, word: str) -> Peer:
+    """The peer of this name. word: the command that asks. Raises ConfigError."""
     peer = register.peers.get(name)
     if peer is None:
-        raise ConfigError(f"peer remove {name}: there is no such peer: init-wg peer list shows them")
+        # A long one may be a key in the wrong place.
+        raise ConfigError(f"peer {word} {name[:40]}: there is no such peer: init-wg peer list shows them")
     return peer
 
 
