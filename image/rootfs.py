@@ -63,8 +63,8 @@ LEFT_OUT_EXTENSIONS = [
     "_lsprof", "_multibytecodec", "nis", "ossaudiodev", "readline", "_sqlite3", "_test*", "_tkinter", "_xx*",
     "xxlimited*", "_zoneinfo",
 ]  # fmt: skip
-#: Of other packages, what needs something that is not here (QUIC, pyOpenSSL, an event loop, a browser, Windows), or
-#: serves zones. Reading and writing messages, of every type, imports none of it.
+#: Of other packages, what needs something that is not here (QUIC, pyOpenSSL, an event loop, a browser, Windows),
+#: serves zones, or is read by type checkers only. Reading and writing messages, of every type, imports none of it.
 LEFT_OUT_OF_OTHERS = [
     "dns/_async*.py", "dns/_trio_backend.py", "dns/async*.py", "dns/btree*.py", "dns/dnssecalgs/*", "dns/e164.py",
     "dns/namedict.py", "dns/quic/_*", "dns/versioned.py", "dns/win32util.py", "dns/zone*.py",
@@ -143,7 +143,7 @@ for name, module in sys.modules.items():
 
 def environment(root: Path, venv: Path) -> None:
     """The virtual environment: its Python, our packages, what they import, and the commands."""
-    packages = next(venv.glob("lib/python3*/site-packages"))
+    packages = site_packages(venv)
     target = root / packages.relative_to("/")
     target.mkdir(parents=True)
     wanted = imported(packages) | {"pyroute2"}
@@ -172,6 +172,11 @@ def environment(root: Path, venv: Path) -> None:
         script = root / "usr/local/bin" / name
         script.write_text(f"#!{venv}/bin/python -I\nimport sys\n\nfrom {module} import main\n\nsys.exit(main())\n")
         script.chmod(0o755)
+
+
+def site_packages(venv: Path) -> Path:
+    """Where a virtual environment has its packages."""
+    return next(venv.glob("lib/python3*/site-packages"))
 
 
 def imported(packages: Path) -> set[str]:
@@ -228,7 +233,7 @@ def debian_packages(root: Path, copied: list[Path]) -> None:
 
 def compile_all(root: Path, venv: Path) -> None:
     """Byte code for every module, and sources of WITH_SOURCE. Unchecked: no file times are compared at any start."""
-    packages = next((root / venv.relative_to("/")).glob("lib/python3*/site-packages"))
+    packages = site_packages(root / venv.relative_to("/"))
     folders = [
         root / "usr/lib/python3.11",
         *(each for each in packages.iterdir() if each.is_dir() and not each.is_symlink()),
@@ -251,7 +256,7 @@ def compile_all(root: Path, venv: Path) -> None:
 
 def try_out(root: Path, venv: Path) -> None:
     """In the new root: every module of ours is imported, and whatever any of them imports later."""
-    packages = next((root / venv.relative_to("/")).glob("lib/python3*/site-packages"))
+    packages = site_packages(root / venv.relative_to("/"))
     names = [module_name(file, packages) for package in OURS for file in (packages / package).rglob("*.py")]
     names = ["watchdog.__main__", *sorted(names), "dns.message", "dns.rdtypes.IN.A", "requests", "segno", "wgconfig"]
     code = "\n".join(f"import {name}" for name in names)
