@@ -11,7 +11,7 @@ from tests.containers.manifests import K8S
 
 from .capture import Capture
 from .cluster import Cluster, commands, wait_until
-from .workloads import container, noise, noisy, pod
+from .workloads import container, noise, noisy, pod, typed
 
 NAMESPACE = "tunnelled"
 
@@ -24,12 +24,6 @@ def user(cluster: Cluster, tmp_path: Path) -> list[str]:
     file.write_text(cluster.config(1))
     lines = commands((K8S / "README.md").read_text(), "## In five minutes")
     return [line.replace("/path/to/provider.conf", str(file)) for line in lines]
-
-
-def typed(cluster: Cluster, line: str) -> str:
-    ended = cluster.run("sh", "-euc", line, cwd=K8S)
-    assert ended.returncode == 0, f"{line}\n{ended.stderr}"
-    return ended.stdout
 
 
 def test_the_control_an_untunnelled_pod_is_seen(cluster: Cluster) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -14,12 +15,11 @@ from tests.containers.manifests import K8S
 
 from .capture import Capture
 from .cluster import Cluster, commands, wait_until
-from .workloads import ASK, INJECT, container, pod, tunnelled
+from .workloads import INJECT, asking, container, pod, tunnelled, typed
 
 SERVER, PEER = "init-wg-server", "server-peer"
 POD = f"{SERVER}-0"
 URL = f"{SERVER}.{SERVER}.svc.cluster.local"
-ASKS = ["sh", "-c", f"trap exit TERM; while :; do {' '.join(ASK)} && echo; sleep 1 & wait; done"]
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +46,11 @@ def asked(cluster: Cluster, *argv: str) -> str:
     return cluster.kubectl("exec", POD, "--namespace", SERVER, "--", *argv)
 
 
+def peers(cluster: Cluster) -> list[Any]:
+    found: list[Any] = json.loads(asked(cluster, "init-wg", "peer", "list", "--json"))["peers"]
+    return found
+
+
 def seen_as(cluster: Cluster) -> str:
     """The address that the web saw last, of the last two seconds; "" for none."""
     told = cluster.try_kubectl("logs", "peer", "--namespace", PEER, "--container", "app", "--since=2s") or ""
@@ -61,8 +66,7 @@ def test_three_commands(cluster: Cluster, user: list[str]) -> None:
     """The second one is what the pod waits for. The code is drawn for a terminal."""
     apply, create, show = user
     for line in (apply, create):
-        ended = cluster.run("sh", "-euc", line, cwd=K8S)
-        assert ended.returncode == 0, f"{line}\n{ended.stderr}"
+        typed(cluster, line)
     cluster.wait_ready(SERVER, POD)
     shown = cluster.run("script", "--quiet", "--return", "--command", show, "/dev/null")
     assert shown.returncode == 0, shown.stdout
@@ -75,7 +79,7 @@ def test_a_pod_is_its_peer(cluster: Cluster, user: list[str]) -> None:
     """`peer secret` gives it its file; the web sees it come from the server's pod, and nothing of it is in clear."""
     cluster.namespace(PEER)
     cluster.kubectl("apply", "--namespace", PEER, "-f", "-", stdin=asked(cluster, "init-wg", "peer", "secret", "phone"))
-    document = pod("peer", PEER, container(command=ASKS))
+    document = pod("peer", PEER, container(command=asking(1)))
     document["metadata"]["labels"] = dict(INJECT)
     with Capture(cluster, "server-peer") as capture:
         capture.lenient = [address(cluster)]  # the server sends in clear what its peers ask for
@@ -84,8 +88,10 @@ def test_a_pod_is_its_peer(cluster: Cluster, user: list[str]) -> None:
         cluster.apply(tunnelled(cluster, document))
         cluster.wait_ready(PEER, "peer")
         wait_until(lambda: seen_as(cluster) == address(cluster), "the web sees the server's pod", 40)
-        peers = json.loads(asked(cluster, "init-wg", "peer", "list", "--json"))["peers"]
-        assert {each["name"]: bool(each["latest_handshake"]) for each in peers} == {"phone": True, "laptop": False}
+        assert {each["name"]: bool(each["latest_handshake"]) for each in peers(cluster)} == {
+            "phone": True,
+            "laptop": False,
+        }
         verdict = capture.judged()
     assert not verdict.leaked, str(verdict)
     assert verdict.allowed["bypass"]  # the tunnel's messages to the Service
@@ -107,8 +113,7 @@ def test_an_edit_of_the_list_needs_no_restart(cluster: Cluster, user: list[str])
     cluster.kubectl("patch", "configmap", SERVER, "--namespace", SERVER, "--patch", json.dumps(change))
 
     def names() -> set[str]:
-        peers = json.loads(asked(cluster, "init-wg", "peer", "list", "--json"))["peers"]
-        return {each["name"] for each in peers if each["active"]}
+        return {each["name"] for each in peers(cluster) if each["active"]}
 
     wait_until(lambda: names() == {"laptop", "tablet"}, "the list is followed", 90)
     wait_until(lambda: seen_as(cluster) == "", "the peer that left is refused", 30)

@@ -14,10 +14,10 @@ from tests.containers.manifests import K8S
 from .build import BUSYBOX
 from .capture import Capture
 from .cluster import CLIENTS, Cluster, is_ready, wait_until
-from .workloads import ASK, INJECT, LEAST, container, noise, noisy, pod, tunnelled, workload
+from .workloads import ASK, INJECT, LEAST, asking, container, noise, noisy, pod, tunnelled, workload
 
 NAMESPACE = "workloads"
-SAYS = ["sh", "-c", f"trap exit TERM; while :; do {' '.join(ASK)} && echo; sleep 3 & wait; done"]
+SAYS = asking(3)
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,18 @@ IDLE = ["sh", "-c", "trap exit TERM; sleep 100000 & wait"]
 NOISE = {"name": "noise", "configMap": {"name": "noise"}}
 
 
+def asking(seconds: int) -> list[str]:
+    """The command of an application that asks again and again, and prints each answer."""
+    return ["sh", "-c", f"trap exit TERM; while :; do {' '.join(ASK)} && echo; sleep {seconds} & wait; done"]
+
+
+def typed(cluster: Cluster, line: str) -> str:
+    """A command of k8s/README.md, as somebody types it in that folder; its output."""
+    ended = cluster.run("sh", "-euc", line, cwd=K8S)
+    assert ended.returncode == 0, f"{line}\n{ended.stderr}"
+    return ended.stdout
+
+
 def container(name: str = "app", command: list[str] | None = None, **more: Any) -> dict[str, Any]:
     return {
         "name": name,

@@ -19,7 +19,7 @@ import pytest
 import testinfra  # type: ignore[import-untyped]
 
 from .engine import LAB_IMAGE, ROOT, Engine, compose_command, docker_command, wait_until
-from .stack import FILES, PROJECT, PROVIDER, SERVER_FILES, STACK, WEB, Stack
+from .stack import FILES, PROJECT, PROVIDER, SERVER_FILES, STACK, WEB, Stack, connect_networks
 
 pytestmark = pytest.mark.usefixtures("clean")
 
@@ -242,7 +242,7 @@ def test_a_power_failure(healthy: Stack) -> None:
     engine.prepare()
     healthy.listen()
     engine.boot()
-    healthy.connect_networks()
+    connect_networks(engine)
     wait_until(lambda: healthy.state("holder") == "running", "the holder is back", 30)
     time.sleep(3)  # whatever Docker starts by itself has begun by now
     assert healthy.source() in ("", PROVIDER)
