@@ -110,6 +110,10 @@ def run(arguments: list[str]) -> int:
     except InitWgError as error:
         log.error(str(error))
         return error.exit_code
+    except BrokenPipeError:  # whoever read stdout has gone, as in `init-wg status | head -1`
+        from signal import SIGPIPE
+
+        return 128 + SIGPIPE
     except OSError as error:
         from init_wg.kernel.netlink import describe
 

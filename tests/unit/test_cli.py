@@ -187,3 +187,16 @@ def test_as_a_program(tmp_path: Path) -> None:
     assert ended.stderr.count("\n") == 1
     assert subprocess.run([*argv, "--version"], capture_output=True, check=False).returncode == 0
     assert subprocess.run([*argv, "nonsense"], capture_output=True, check=False).returncode == 2
+
+
+def test_who_reads_may_stop_reading(tmp_path: Path) -> None:
+    """init-wg check FILE | head -1: no error to tell, and the exit status of a program that SIGPIPE ends."""
+    file = tmp_path / "wg0.conf"
+    file.write_text(CONFIG)
+    file.chmod(0o600)
+    argv = [sys.executable, "-u", "-m", "init_wg", "check", str(file)]
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write) as stdout:
+        ended = subprocess.run(argv, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (141, "")
