@@ -12,7 +12,7 @@ CLUSTER_TOOLS = $(shell sed 's/\#.*//' tests/cluster/packages.txt)
 # Debian 12's is too old, and later ones' are not.
 OWN_GO = $(if $(shell command -v go || ls /usr/local/go/bin/go 2>/dev/null),,golang-go)
 
-.PHONY: demo demo-picture demo-compose image test test-unit test-nft test-bare test-cluster test-helm chart docs check bench bench-kernel chaos clean
+.PHONY: demo demo-picture compare demo-compose image test test-unit test-nft test-bare test-cluster test-helm chart docs check bench bench-kernel chaos clean
 
 # What leaves a pod without, with init-wg and with wg-quick, judged on its node. Root; under a minute.
 demo:
@@ -23,6 +23,12 @@ demo:
 demo-picture:
 	@tests/prepare.sh $(TOOLS)
 	@$(PY) -m tests.picture
+
+# init-wg beside wg-quick and what people build on it, as tables: ten minutes. Root. GLUETUN=/path/to/gluetun adds it;
+# COMPARE=--write puts the tables into docs/comparison.md.
+compare:
+	@tests/prepare.sh $(TOOLS) go iptables curl
+	@$(PY) -m tests.compare $(COMPARE)
 
 # The image, in the Docker daemon that answers here, or else in the tests' own. Root.
 image: .venv/.prepared
