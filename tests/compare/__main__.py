@@ -221,11 +221,12 @@ def seconds(value: float | None) -> str:
 
 
 def versions() -> str:
-    """Of what the figures depend on."""
+    """The day, and of what the figures depend on."""
     tools = [["nft", "--version"], ["iptables", "--version"], ["wg", "--version"]]
     said = [subprocess.run(tool, capture_output=True, check=True, text=True).stdout for tool in tools]
     known = [" ".join(text.split()[:2]) for text in said]
-    return f"Linux {os.uname().release.partition('-')[0]}, {', '.join(known)}, {os.cpu_count()} cores:"
+    kernel = os.uname().release.partition("-")[0]
+    return f"{time.strftime('%Y-%m-%d')}, Linux {kernel}, {', '.join(known)}, {os.cpu_count()} cores:"
 
 
 def measured(setups: tuple[Setup, ...]) -> tuple[str, list[str]]:
