@@ -463,6 +463,8 @@ state = "/run/containerd"
             "clientConnection": {"kubeconfig": self.pki("kube-proxy.conf")},
             "hostnameOverride": "node1",
             "mode": "nftables",
+            # Else the primary address alone, which is not the uplink's here.
+            "nodePortAddresses": ["0.0.0.0/0", "::/0"],
             "clusterCIDR": "10.42.0.0/16,fd42::/56",
             "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
         }

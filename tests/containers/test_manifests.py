@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from init_wg import __version__
-from init_wg.config import server_settings
+from init_wg.config import node_settings, server_settings
 from tests.containers import manifests
 from tests.containers.manifests import K8S, ROOT, build, load, parse, pod_spec, problems, render
 from tests.golden import assert_golden
@@ -38,6 +38,8 @@ VERSIONS = {
 }
 EXAMPLES = ("example", "example-replicas")
 SERVERS = ("server", "server-userspace")
+NODE = "node"
+ALONE = (*EXAMPLES, *SERVERS, NODE)
 KINDS = {"Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Job", "CronJob", "Pod"}
 WITH_SHELL = ("example/deployment", "example/statefulset", "example-replicas/statefulset")
 INIT, WATCHDOG = "init-wg", "init-wg-watchdog"
@@ -57,7 +59,7 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         built = render(tmp_path_factory.mktemp(name), *components, resources=WORKLOADS)
         assert built.returncode == 0, built.stderr
         texts[name] = built.stdout
-    for name in (*EXAMPLES, *SERVERS):
+    for name in ALONE:
         built = build(K8S / name)
         assert built.returncode == 0, built.stderr
         texts[name] = built.stdout
@@ -68,7 +70,7 @@ def names(containers: list[Any]) -> list[str]:
     return [each["name"] for each in containers]
 
 
-@pytest.mark.parametrize("name", [*VARIANTS, *EXAMPLES, *SERVERS])
+@pytest.mark.parametrize("name", [*VARIANTS, *ALONE])
 def test_golden(rendered: dict[str, str], name: str) -> None:
     """WRITE_GOLDEN=1 writes what is there now: then read the difference."""
     assert_golden(rendered[name], GOLDEN / f"{name}.yaml")
@@ -163,18 +165,20 @@ def test_the_examples_end_at_once(tmp_path: Path) -> None:
 
 
 def test_least_privilege(rendered: dict[str, str]) -> None:
-    """Of the whole output: one capability, for our containers only, and nothing of the node's but /dev/net/tun."""
-    for text in rendered.values():
+    """Of the whole output: one capability, for our containers only, and nothing of the node's but /dev/net/tun; its
+    network for k8s/node alone."""
+    for name, text in rendered.items():
         for workload in parse(text):
             if workload["kind"] not in KINDS:
                 continue
             spec = pod_spec(workload)
-            assert not {"hostNetwork", "hostPID", "hostIPC", "securityContext"} & set(spec)
+            shared = {"hostNetwork", "hostPID", "hostIPC", "securityContext"} & set(spec)
+            assert shared == ({"hostNetwork"} if name == NODE else set())
             paths = {volume["hostPath"]["path"] for volume in spec.get("volumes", []) if "hostPath" in volume}
             assert paths <= {"/dev/net/tun"}
             for container in [*spec.get("initContainers", []), *spec["containers"]]:
                 context = container.get("securityContext", {})
-                if container["name"] not in (INIT, WATCHDOG, "server"):
+                if container["name"] not in (INIT, WATCHDOG, "server", NODE):
                     assert "add" not in context.get("capabilities", {})
                     continue
                 assert context == {
@@ -204,7 +208,7 @@ def test_schemas_of_everything_else(rendered: dict[str, str], version: str) -> N
         "namespace/namespace.yaml",
         "network-policy/network-policy.yaml",
     ]
-    examples = [document for name in (*EXAMPLES, *SERVERS) for document in parse(rendered[name])]
+    examples = [document for name in ALONE for document in parse(rendered[name])]
     assert problems([*examples, *map(load, files)], version) == []
 
 
@@ -246,8 +250,10 @@ def test_copies_are_equal(rendered: dict[str, str]) -> None:
     assert {each["image"] for each in pod["spec"]["initContainers"]} == {f"{image['newName']}:{image['newTag']}"}
     elsewhere = {str(file.relative_to(K8S)) for file in K8S.rglob("*.yaml") if image["newName"] in file.read_text()}
     complete = {"pod.yaml", "pod-userspace.yaml"}
-    assert load("server/kustomization.yaml")["images"] == [image]
-    alone = {"component/kustomization.yaml", "injection/settings.yaml", "server/kustomization.yaml"}
+    whole = {"server/kustomization.yaml", "node/kustomization.yaml"}
+    for file in whole:
+        assert load(file)["images"] == [image]
+    alone = {"component/kustomization.yaml", "injection/settings.yaml", *whole}
     assert elsewhere - complete <= alone, "one place each says it"
 
 
@@ -273,6 +279,20 @@ def test_the_server(rendered: dict[str, str], name: str) -> None:
     assert service["externalTrafficPolicy"] == "Local"
     assert service["selector"] == spec["template"]["metadata"]["labels"]
     assert [(each["port"], each["protocol"]) for each in service["ports"]] == [(int(defaults["SERVERPORT"]), "UDP")]
+
+
+def test_the_node(rendered: dict[str, str]) -> None:
+    """On each machine, in its network, without the cluster's DNS; probed at the loopback, where alone it answers."""
+    documents = {each["kind"]: each for each in parse(rendered[NODE])}
+    assert set(documents) == {"Namespace", "DaemonSet"}
+    spec = pod_spec(documents["DaemonSet"])
+    assert (spec["dnsPolicy"], spec["tolerations"]) == ("Default", [{"operator": "Exists"}])
+    (container,) = spec["containers"]
+    assert "ports" not in container
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert container[probe]["httpGet"]["host"] == "127.0.0.1"
+    names = {each["name"] for each in container["env"]} - {"WG_MODE"}
+    assert names <= {each.name for each in node_settings.TABLE}
 
 
 def test_deleting_the_example_keeps_the_secrets(rendered: dict[str, str]) -> None:
