@@ -166,12 +166,11 @@ def test_reached_from_everywhere_and_unready_without_a_tunnel(cluster: Cluster) 
 
 
 def ask_node(cluster: Cluster, url: str) -> str:
-    return cluster.node("busybox", "wget", "-q", "-T", "3", "-O", "-", url, check=False)
+    return cluster.node("curl", "--silent", "--max-time", "3", url, check=False)
 
 
 def ask_web(cluster: Cluster, url: str) -> str:
-    inside = ("ip", "netns", "exec", "web")
-    return cluster.node(*inside, "busybox", "wget", "-q", "-T", "3", "-O", "-", url, check=False)
+    return cluster.node("ip", "netns", "exec", "web", "curl", "--silent", "--max-time", "3", url, check=False)
 
 
 def test_replicas_with_a_key_each(cluster: Cluster, tmp_path: Path) -> None:
