@@ -11,15 +11,16 @@ from typing import NamedTuple
 import pytest
 
 from tests.monitoring.prometheus import rules
+from tests.unit.test_watchdog_metrics import PEER as PEER_OF_A_SERVER
 from tests.unit.test_watchdog_metrics import values
-from watchdog.web.metrics import render
+from watchdog.web.metrics import Served, render
 
 POD = {"namespace": "default", "pod": "app", "instance": "10.42.1.10:9999"}
 #: Seconds between two values of a series; an hour of them.
 EVERY, HOUR = 15, 240
 
 
-def series(name: str, **labels: str) -> str:
+def series(name: str, /, **labels: str) -> str:
     inside = ", ".join(f'{key}="{value}"' for key, value in {**POD, **labels}.items())
     return f"{name}{{{inside}}}"
 
@@ -34,6 +35,11 @@ PASSED, FAILED = (series("init_wg_exit_checks_total", result=result) for result 
 HANDSHAKE, OTHER_HANDSHAKE = (
     series("wireguard_peer_last_handshake_seconds", device="wg0", public_key=key) for key in "ab"
 )
+#: A server instead: its peer has a name. Only the egress pod above is asked for a handshake.
+SERVER = {"pod": "server", "instance": "10.42.1.11:9999", "public_key": "c"}
+PEERS = series("init_wg_peers", pod="server", instance="10.42.1.11:9999", state="active")
+PEER = series("init_wg_peer_info", **SERVER, name="phone", address="10.13.13.2")
+PEER_HANDSHAKE = series("wireguard_peer_last_handshake_seconds", **SERVER, device="wg0")
 #: An hour in which all is well. promtool's time begins at 0, and so do the handshakes; the second peer is never there.
 HEALTHY = {
     SEEN: f"1x{HOUR}",
@@ -48,6 +54,9 @@ HEALTHY = {
     FAILED: f"0x{HOUR}",
     HANDSHAKE: f"0+{EVERY}x{HOUR}",
     OTHER_HANDSHAKE: f"0x{HOUR}",
+    PEERS: f"1x{HOUR}",
+    PEER: f"1x{HOUR}",
+    PEER_HANDSHAKE: f"0x{HOUR}",
 }
 
 
@@ -68,6 +77,10 @@ CASES = {
     "a look that failed": Case("InitWgWatchdogSilent", {SEEN: f"1x20 0x2 1x{HOUR}"}, None),
     "the provider is away": Case("InitWgHandshakeOld", {HANDSHAKE: f"0+15x20 300x{HOUR}"}, 13),
     "a slow renewal": Case("InitWgHandshakeOld", {HANDSHAKE: f"0+15x20 300x18 570+15x{HOUR}"}, None),
+    "a peer went": Case("InitWgPeerGone", {PEER_HANDSHAKE: f"1+15x20 300x{HOUR}"}, 17),
+    "a peer rested": Case("InitWgPeerGone", {PEER_HANDSHAKE: f"1+15x20 300x30 750+15x{HOUR}"}, None),
+    "a peer never came": Case("InitWgPeerGone", {}, None),
+    "a server's peer went": Case("InitWgHandshakeOld", {PEER_HANDSHAKE: f"1+15x20 300x{HOUR}"}, None),
     "fought": Case("InitWgDriftFought", {REPAIRS: f"0x20 0+1x{HOUR}"}, 9),
     "repaired twice": Case("InitWgDriftFought", {REPAIRS: f"0x20 1 2x{HOUR}"}, None),
     "runs fail": Case("InitWgRepairsFail", {FAILED_REPAIRS: f"0x20 0+1x{HOUR}"}, 9),
@@ -117,7 +130,8 @@ def test_the_metrics_are_right() -> None:
 
 
 def test_every_metric_of_a_rule_is_one_of_ours() -> None:
-    page = render(values(verifications={"failed": 1}))
+    peer = PEER_OF_A_SERVER._replace(name="phone", addresses=("10.13.13.2",))
+    page = render(values(verifications={"failed": 1}, peers=(peer,), served=Served(1, 1, 0)))
     used = set(re.findall(r"(?:init_wg|wireguard)_[a-z_]+", rules()))
     assert used
     assert {name for name in used if f"# TYPE {name} " not in page} == set()
