@@ -6,17 +6,17 @@ presence are facts here. Whatever else may matter to the table (links, addresses
 
 from __future__ import annotations
 
-from init_wg import log
+from init_wg import __version__, log
 from init_wg.errors import InitWgError
 from init_wg.kernel import sealed
 from init_wg.kernel.walk import attribute, attribute_list, attributes
 
-from . import facts, limits
+from . import facts, limits, status
 from .drift import Drift
 from .incident import Incidents
 from .runs import Runs
 from .scheduler import CONFIG, DONE, Policy, Run
-from .web import metrics
+from .web import jsontext, metrics, page
 from .web.clients import MAX_CONNECTIONS
 from .web.reply import Reply
 from .web.server import Server, listen
@@ -108,9 +108,9 @@ class _Pages:
         self._incidents = incidents
         self._repairing = repairing
         self._server: Server | None = None
-        self._told = "{}\n"  # what `init-wg node status --json` said last
+        self._told = "{}"  # what `init-wg node status --json` said last
         self._up: bool | None = None
-        self._words = ""
+        self._reason = self._words = ""
 
     def open(self) -> None:
         """Serve it, unless that is switched off; as soon as the port is free."""
@@ -119,7 +119,7 @@ class _Pages:
         pages = dict.fromkeys((b"/", b"/healthz", b"/readyz"), self._first) | {
             b"/livez": lambda _: Reply(200, "the watchdog works"),
             b"/metrics": self._metrics,
-            b"/status": lambda _: Reply(200, self._told, "application/json"),
+            b"/status": self._status,
         }
         try:
             listener = listen(self._port, loopback=True)
@@ -141,37 +141,55 @@ class _Pages:
     def heard(self, ended: Ended) -> None:
         """`init-wg node status --json` has ended."""
         if ended.code == DONE:
-            self._told = ended.output
+            self._told = ended.output.strip()
 
     def publish(self, reason: str) -> None:
         """Why the table is not as it should be, "" when it is. A turn is logged."""
         before, self._up = self._up, not reason
-        reason = " ".join(reason.split())[:_LONGEST]
-        self._words = f"node is not ready: {reason}" if reason else f"node is ready: VPN {self._vpn()}"
+        self._reason = reason = log.printable(" ".join(reason.split()))[:_LONGEST]
+        vpn = self._vpn()
+        ready = f"node is ready: VPN {vpn}" if vpn else "node is ready"
+        self._words = f"node is not ready: {reason}" if reason else ready
         if before is not self._up:
             self._incidents.turned(self._loop.now(), self._words)
             log.log("info" if self._up else "warning", self._words)
 
     def _vpn(self) -> str:
-        """Its state, by the last look."""
-        return next((state for state in _STATES if f'"vpn": "{state}"' in self._told), "not known yet")
+        """Its state, by the last look; "" before the first one."""
+        return next((state for state in _STATES if f'"vpn": "{state}"' in self._told), "")
 
-    def _first(self, _request: Request) -> Reply:
-        return Reply(200 if self._up else 503, self._words)
+    def _first(self, request: Request) -> Reply:
+        plain = Reply(200 if self._up else 503, self._words)
+        return page.for_browser(plain) if request.wants(b"text/html") else plain
+
+    def _status(self, _request: Request) -> Reply:
+        now, known = self._loop.now(), self._incidents
+        shown = {
+            "mode": "node",
+            "words": self._words,
+            "up": bool(self._up),
+            "reason": self._reason,
+            "unchanged_seconds": status.ago(now, known.turned_at or now),
+            "repairing": self._repairing() is not None,
+            "repairs": known.repairs,
+            "failed_repairs": known.failed_repairs,
+            "refused_packets": _refused(),
+            "recent": status.recent(known.recent, now),
+            "version": __version__,
+        }
+        # What the command said is JSON already, and stays as it is: no parser has to be in memory.
+        text = f'{jsontext.text(shown).removesuffix("}").rstrip()},\n  "machine": {self._told}\n}}\n'
+        return Reply(200, text, "application/json")
 
     def _metrics(self, _request: Request) -> Reply:
         vpn = self._vpn()
-        try:
-            refused = sum(sum(facts.counters(chain, TABLE)) for chain in ("forward_before", "leaving"))
-        except (OSError, InitWgError):
-            refused = 0
         lines = [
             *_family("init_wg_node_up", "gauge", "Whether the table is in place."),
             metrics.sample("init_wg_node_up", {}, bool(self._up)),
             *_family("init_wg_node_vpn_state", "gauge", "The VPN's state."),
             *(metrics.sample("init_wg_node_vpn_state", {"state": state}, state == vpn) for state in _STATES),
             *_family("init_wg_node_refused_packets_total", "counter", "Packets that the table refused."),
-            metrics.sample("init_wg_node_refused_packets_total", {}, refused),
+            metrics.sample("init_wg_node_refused_packets_total", {}, _refused()),
             *_family("init_wg_node_repairs_total", "counter", "Repairs by what had changed."),
             *(
                 metrics.sample("init_wg_node_repairs_total", {"reason": reason}, count)
@@ -179,6 +197,14 @@ class _Pages:
             ),
         ]
         return Reply(200, "\n".join(lines) + "\n", metrics.CONTENT_TYPE)
+
+
+def _refused() -> int:
+    """Packets, of pods and for outsiders; 0 where the table is not there to count."""
+    try:
+        return sum(sum(facts.counters(chain, TABLE)) for chain in ("forward_before", "leaving"))
+    except (OSError, InitWgError):
+        return 0
 
 
 class Machine:

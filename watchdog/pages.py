@@ -5,7 +5,6 @@ Probes ask for / all the time, so its answer is ready before they do; the other 
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 
@@ -14,7 +13,7 @@ from init_wg.errors import InitWgError
 from init_wg.kernel import sealed as kill_switch
 
 from . import facts, limits, status
-from .web import metrics
+from .web import metrics, page
 from .web.clients import MAX_CONNECTIONS
 from .web.reply import Reply
 from .web.server import Server, listen
@@ -37,14 +36,6 @@ FRESH, FRESH_SHARE, OLDEST = 0.1, 20.0, 1.0
 #: Seconds until a port that is taken is tried again.
 LISTEN_AGAIN = 5.0
 _JSON = "application/json"
-_HTML = "text/html; charset=utf-8"
-_TEMPLATE = os.path.join(os.path.dirname(__file__), "web", "page.html")
-#: Nothing from elsewhere, and nothing that an attacker may have written into the page, is loaded or run.
-_POLICY = (
-    "Content-Security-Policy: default-src 'none'; style-src 'nonce-{0}'; script-src 'nonce-{0}'; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'\r\n"
-    "X-Content-Type-Options: nosniff\r\nReferrer-Policy: no-referrer\r\n"
-)
 _IMPLEMENTATIONS = {"wireguard": "kernel", "tun": "userspace"}
 
 
@@ -136,10 +127,7 @@ class Endpoint:
         return self.kept.page(self._browser_page) if request.wants(b"text/html") else self._page
 
     def _browser_page(self) -> Reply:
-        nonce = os.urandom(16).hex()
-        with open(_TEMPLATE, encoding="utf-8") as file:
-            text = status.page(file.read(), bool(self._up), self._page.body, nonce)
-        return Reply(self._page.status, text, _HTML, _POLICY.format(nonce))
+        return page.for_browser(self._page)
 
     def _live_page(self, _request: Request) -> Reply:
         disabled = self._disabled()

@@ -13,7 +13,7 @@ from .web import jsontext
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from .child import Ended
     from .exit_check import ExitCheck
@@ -108,7 +108,7 @@ def render(status: Status, values: Values, words: str) -> str:
         "words": words,
         "up": not status.reason,
         "reason": status.reason,
-        "unchanged_seconds": _ago(status.now, status.incidents.turned_at or status.now),
+        "unchanged_seconds": ago(status.now, status.incidents.turned_at or status.now),
         "verdict": status.verdict,
         "sealed": values.sealed,
         "interface": values.interface,
@@ -134,7 +134,7 @@ def render(status: Status, values: Values, words: str) -> str:
         "served": status.served._asdict() if status.served else None,
         "traffic": {"interval": INTERVAL, "received": status.traffic.received, "sent": status.traffic.sent},
         "last_incident": _incident(status.incidents.last, status.now),
-        "recent": [{"seconds_ago": _ago(status.now, at), "words": words} for at, words in status.incidents.recent],
+        "recent": recent(status.incidents.recent, status.now),
         "version": values.version,
     }
     return jsontext.text(shown) + "\n"
@@ -144,7 +144,7 @@ def _incident(last: Incident | None, now: float) -> dict[str, object] | None:
     if last is None:
         return None
     return {
-        "seconds_ago": _ago(now, last.at),
+        "seconds_ago": ago(now, last.at),
         "why": last.why,
         "changed": last.changed,
         "changed_by": last.changed_by,
@@ -153,16 +153,11 @@ def _incident(last: Incident | None, now: float) -> dict[str, object] | None:
     }
 
 
-def _ago(now: float, at: float) -> float:
+def recent(events: Sequence[tuple[float, str]], now: float) -> list[dict[str, object]]:
+    """The last events, oldest first."""
+    return [{"seconds_ago": ago(now, at), "words": words} for at, words in events]
+
+
+def ago(now: float, at: float) -> float:
+    """Seconds, to a tenth."""
     return round(now - at, 1)
-
-
-def page(template: str, up: bool, words: str, nonce: str) -> str:
-    """The status page for a browser, with what is said at `/`; its script asks /status for everything else.
-
-    nonce: by it the page's own style and script are told from what somebody else wrote into it.
-    """
-    for mark, text in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ('"', "&quot;")):
-        words = words.replace(mark, text)
-    state = "good" if up else "bad"
-    return template.replace("{nonce}", nonce).replace("{state}", state).replace("{words}", words)

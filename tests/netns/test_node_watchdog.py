@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
+from tests import documents
 from tests.lab.lab import HTTP, ip_batch, wait_until
 from tests.lab.machine import INBOUND, LOCAL, OF_A_POD, PUBLIC, MachineLab
 from tests.netns.chaos import Watchdog, fetch
@@ -52,7 +53,10 @@ def in_place(kept: Kept) -> bool:
 def test_it_sets_up_and_tells_on_the_loopback_alone(kept: Kept) -> None:
     assert works(kept.lab)
     assert fetch(kept.lab.lan, kept.lab.node.addresses[4], "/", 1.0) == ""
-    assert json.loads(said(kept, "/status"))["vpn"] == "connected"
+    told = json.loads(said(kept, "/status"))
+    assert (told["mode"], told["up"], told["reason"], told["machine"]["vpn"]) == ("node", True, "", "connected")
+    whole = {"machine", "repairs"}
+    assert documents.fields(told, whole) == documents.named_fields("with `WG_MODE=node`")
     page = said(kept, "/metrics")
     assert "init_wg_node_up 1\n" in page
     assert 'init_wg_node_vpn_state{state="connected"} 1\n' in page

@@ -14,14 +14,18 @@ from typing import Any
 
 import pytest
 
-from tests.lab.lab import NEEDS, Lab, wait_until
+from tests.lab.lab import NEEDS, Lab, ip_batch, wait_until
+from tests.lab.machine import INBOUND, MachineLab
 from tests.lab.needs import Needs, demand
-from tests.netns.chaos import Watchdog
+from tests.lab.served import ServerLab
+from tests.netns.chaos import Watchdog, fetch
 from tests.page.browser import Browser
 from tests.picture import PICTURE
 
 # A server's name is a file's name: it may hold anything but a slash.
 HOSTILE = "<img src=x onerror=document.title='hit'>&quot;"
+# An interface's name may hold anything but a slash and blanks, in 15 bytes.
+HOSTILE_LINK = "<img>&quot;"
 LOOKS = [(False, 1200), (True, 1200), (False, 360), (True, 360)]
 
 
@@ -159,3 +163,59 @@ def test_a_watchdog_that_has_gone_is_told(browser: Browser, kept: Watchdog) -> N
 
 def test_programs_get_the_exact_words(kept: Watchdog) -> None:
     wait_until(kept.active, "the words that a kubelet reads")
+
+
+def read_by_everybody(browser: Browser, url: str, name: str, words: str) -> None:
+    for dark, width in LOOKS:
+        browser.look(dark=dark, width=width)
+        browser.open(url)
+        browser.until(f"document.body?.innerText.includes({json.dumps(words)})")
+        seen(browser, f"{name}-{'dark' if dark else 'light'}-{width}")
+        assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert faults_for_readers(browser) == []
+    assert browser.complaints == []
+
+
+def test_a_server_shows_its_peers(tmp_path: Path) -> None:
+    with ServerLab() as lab, Watchdog(lab, env=lab.server_env) as watchdog:
+        watchdog.settle()
+        lab.join(lab.roadwarrior, lab.client_file("roadwarrior"))
+        lab.roadwarrior.run(["ping", "-c", "1", lab.web.addresses[4]])
+        wait_until(lambda: "1 of 2 peers seen" in watchdog.ask(), "the peer")
+        with Browser(lab.node.popen, tmp_path) as browser:
+            url = f"http://{lab.pod.addresses[4]}:9999/"
+            read_by_everybody(browser, url, "server", f"from {lab.roadwarrior.addresses[4]}")
+            lines = browser.evaluate("[...document.querySelectorAll('li')].map(e => e.innerText.replace(/\\s+/g, ' '))")
+            assert lines[0].startswith("roadwarrior 10.13.13.2, fd13:13::2; handshake ")
+            assert lines[1] == "lan 10.13.13.3, fd13:13::3; never seen; 0 B received, 0 B sent"
+            lab.pod.run(["nft", "flush", "ruleset"])
+            browser.until("document.body.innerText.includes('repaired in')")
+            assert "server is ready: 1 of 2 peers" in text(browser)
+
+
+def test_a_machine_shows_what_passes_beside_the_vpn(tmp_path: Path) -> None:
+    with MachineLab() as lab:
+        lab.vpn("connected")
+        with Watchdog(lab, env={"WG_MODE": "node", "NODE_INBOUND": INBOUND}, member=lab.node):
+            wait_until(lambda: fetch(lab.node, "127.0.0.1", "/") == "node is ready: VPN connected", "its start")
+            with Browser(lab.node.popen, tmp_path) as browser:
+                read_by_everybody(browser, "http://127.0.0.1:9999/", "node", "Beside the VPN")
+                ip_batch(
+                    f"link add name {HOSTILE_LINK} type veth peer name other",
+                    f"link set {HOSTILE_LINK} up",
+                    "link set other up",
+                    f"address add 192.168.9.2/24 dev {HOSTILE_LINK}",
+                    f"route add default via 192.168.9.1 dev {HOSTILE_LINK} metric 900",
+                    netns=lab.node.netns,
+                )
+                browser.until(f"document.body.innerText.includes({json.dumps(HOSTILE_LINK)})")
+                for words in (
+                    "node is ready: VPN connected",
+                    "10.244.0.0/24",
+                    "tcp/30000-32767",
+                    "switch on the app's",
+                ):
+                    assert words in text(browser)
+                assert browser.evaluate("document.images.length") == 0
+                lab.vpn("blocked")
+                browser.until("document.getElementById('words').textContent === 'node is ready: VPN blocked'")

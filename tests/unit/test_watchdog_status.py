@@ -17,6 +17,7 @@ from watchdog.peer_health import DOUBTFUL, HEALTHY, UNKNOWN, Verdict
 from watchdog.scheduler import DRIFT, PEER, Run
 from watchdog.status import Status
 from watchdog.traffic import Traffic
+from watchdog.web import page
 from watchdog.web.metrics import Histogram, PeerMetrics, Served, Values
 
 WELL = Verdict(HEALTHY, "")
@@ -206,7 +207,7 @@ HOSTILE = """VPN is not active: <img src=x onerror=alert(1)> "&quot;' {nonce}"""
 
 
 def test_words_from_far_away_are_text_on_the_page() -> None:
-    shown = status.page('<h1 class="{state}" nonce="{nonce}">{words}</h1>', False, HOSTILE, "n0nce")
+    shown = page.fill('<h1 class="{state}" nonce="{nonce}">{words}</h1>', False, HOSTILE, "n0nce")
     escaped = "VPN is not active: &lt;img src=x onerror=alert(1)&gt; &quot;&amp;quot;' {nonce}"
     assert shown == f'<h1 class="bad" nonce="n0nce">{escaped}</h1>'
 
