@@ -12,7 +12,7 @@ CLUSTER_TOOLS = $(shell sed 's/\#.*//' tests/cluster/packages.txt)
 # Debian 12's is too old, and later ones' are not.
 OWN_GO = $(if $(shell command -v go || ls /usr/local/go/bin/go 2>/dev/null),,golang-go)
 
-.PHONY: demo demo-picture compare demo-compose image test test-unit test-nft test-bare test-cluster test-helm chart docs check bench bench-kernel chaos clean
+.PHONY: demo demo-picture dashboard-picture compare demo-compose image test test-unit test-nft test-bare test-cluster test-helm chart docs check bench bench-kernel chaos clean
 
 # What leaves a pod without, with init-wg and with wg-quick, judged on its node. Root; under a minute.
 demo:
@@ -23,6 +23,12 @@ demo:
 demo-picture:
 	@tests/prepare.sh $(TOOLS)
 	@$(PY) -m tests.picture
+
+# k8s/monitoring/dashboard.json as docs/pictures/dashboard.png, from a real Prometheus' answers: six minutes. Root.
+dashboard-picture:
+	@tests/prepare.sh $(TOOLS) go prometheus
+	@$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt matplotlib
+	@$(PY) -m tests.monitoring.picture
 
 # init-wg beside wg-quick and what people build on it, as tables: ten minutes. Root. GLUETUN=/path/to/gluetun adds it;
 # COMPARE=--write puts the tables into docs/comparison.md.

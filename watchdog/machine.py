@@ -15,7 +15,7 @@ from . import facts, limits, status
 from .drift import Drift
 from .incident import Incidents
 from .runs import Runs
-from .scheduler import CONFIG, DONE, Policy, Run
+from .scheduler import CONFIG, DONE, REASONS, Policy, Run
 from .web import jsontext, metrics, page
 from .web.clients import MAX_CONNECTIONS
 from .web.reply import Reply
@@ -40,6 +40,8 @@ _INET = 1
 TICK, LISTEN_AGAIN, TIMEOUT = 1.0, 5.0, 30.0
 _STATES = ("absent", "blocked", "connected")
 _LONGEST = 400
+#: Prometheus' increase() misses the 1 with which a counter begins.
+_NONE_YET = dict.fromkeys((*facts.Fingerprint._fields, *REASONS[1:]), 0)
 
 
 class Kernel(facts.Kernel):
@@ -193,7 +195,7 @@ class _Pages:
             *_family("init_wg_node_repairs_total", "counter", "Repairs by what had changed."),
             *(
                 metrics.sample("init_wg_node_repairs_total", {"reason": reason}, count)
-                for reason, count in sorted(self._incidents.repairs.items())
+                for reason, count in sorted({**_NONE_YET, **self._incidents.repairs}.items())
             ),
         ]
         return Reply(200, "\n".join(lines) + "\n", metrics.CONTENT_TYPE)

@@ -13,6 +13,7 @@ from init_wg.errors import InitWgError
 from init_wg.kernel import sealed as kill_switch
 
 from . import facts, limits, status
+from .scheduler import REASONS
 from .web import metrics, page
 from .web.clients import MAX_CONNECTIONS
 from .web.reply import Reply
@@ -140,10 +141,10 @@ class Endpoint:
         return self.kept.page(self._open_metrics_page if asked else self._metrics_page)
 
     def _metrics_page(self) -> Reply:
-        return Reply(200, metrics.render(self._values(self._told())), metrics.CONTENT_TYPE)
+        return Reply(200, metrics.render(counted(self._values(self._told()))), metrics.CONTENT_TYPE)
 
     def _open_metrics_page(self) -> Reply:
-        return Reply(200, metrics.render(self._values(self._told()), open_metrics=True), metrics.OPEN_METRICS)
+        return Reply(200, metrics.render(counted(self._values(self._told())), open_metrics=True), metrics.OPEN_METRICS)
 
     def _status_page(self) -> Reply:
         told = self._told()
@@ -183,3 +184,11 @@ class Endpoint:
             started=self._started,
             served=told.served,
         )
+
+
+def counted(values: metrics.Values) -> metrics.Values:
+    """With a 0 for what has not happened yet: Prometheus' increase() misses the 1 with which a counter begins."""
+    checks = values.verifications and {"passed": 0, "failed": 0, **values.verifications}
+    runs = {**dict.fromkeys(REASONS, 0), **values.runs}
+    repairs = {**dict.fromkeys((*facts.Fingerprint._fields, *REASONS[1:]), 0), **values.repairs}
+    return values._replace(runs=runs, repairs=repairs, verifications=checks)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .facts import Fingerprint
 
 START, DRIFT, CONFIG, PEER, VERIFY, CONFIRM, RETRY = "start", "drift", "config", "peer", "verify", "confirm", "retry"
+REASONS = (START, DRIFT, CONFIG, PEER, VERIFY, CONFIRM, RETRY)
 
 #: Exit codes of init_wg.
 DONE, WRONG_CONFIG, REFUSED, NO_HANDSHAKE, FOUGHT = 0, 2, 3, 4, 5

@@ -184,6 +184,16 @@ def test_it_fires_and_resolves(watched: Watched, fault: Fault) -> None:
     wait_until(watched.watchdog.active, "that the VPN is active", PATIENCE)
 
 
+def test_the_first_repair_counts(watched: Watched) -> None:
+    """In increase(), for which a counter that begins with 1 has not grown."""
+    watched.watchdog.settle()
+    repairs = 'sum(increase(init_wg_repairs_total{reason="addresses"}[5m]))'
+    wait_until(lambda: watched.prometheus.query(repairs), "the counter", PATIENCE)
+    assert float(watched.prometheus.query(repairs)[0]["value"][1]) == 0
+    watched.lab.pod.run(["ip", "address", "flush", "dev", "wg0"])
+    wait_until(lambda: float(watched.prometheus.query(repairs)[0]["value"][1]) > 0.9, "one more repair", PATIENCE)
+
+
 def test_every_query_of_the_dashboard_has_data(watched: Watched) -> None:
     dashboard = json.loads((MONITORING / "dashboard.json").read_text())
     queries = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", ())]
