@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -14,7 +15,8 @@ import pytest
 
 from tests.lab.lab import Lab, wait_until
 
-FIRST = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+#: A shell without job control has its background jobs ignore some signals, and these tests would inherit that.
+FIRST = ("env", "--default-signal", "unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
 #: In the way of each command: a peer that is silent; an nft that does not end; somebody who holds the lock; nothing.
 SILENT, HANGING_NFT, LOCKED, NOTHING = "a silent peer", "an nft that hangs", "the lock", "nothing"
 CASES = (
@@ -38,17 +40,19 @@ def lab() -> Iterator[Lab]:
 def in_the_way(lab: Lab, what: str) -> Iterator[None]:
     if what == SILENT:
         lab.provider.silence()
-        yield
-        lab.provider.speak()
+        try:
+            yield
+        finally:
+            lab.provider.speak()
     elif what == LOCKED:
-        import subprocess
-
         holder = lab.pod.popen([sys.executable, "-c", HOLDER], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert holder.stdout
         assert holder.stdout.readline() == b"held\n"
-        yield
-        holder.kill()
-        holder.wait()
+        try:
+            yield
+        finally:
+            holder.kill()
+            holder.wait()
     else:
         yield
 
