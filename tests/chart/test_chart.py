@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from init_wg import __version__
+from init_wg.config import server_settings
 from init_wg.config import settings as program
 from init_wg.errors import ConfigError
 from tests import documents
@@ -26,14 +27,23 @@ HERE = Path(__file__).parent
 APP = HERE / "app"
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 WORKLOAD = {"workload": {"enabled": True}}
+SERVER = {"server": {"enabled": True, "serverURL": "vpn.example.org", "peers": ["phone", "laptop"]}}
 POLICY = {"networkPolicy": {"enabled": True, "endpoints": [{"cidr": "198.51.100.1/32", "port": 51820}]}}
 #: Read by the chart itself: `implementation`, and probes without which no pod starts. A workload is no server.
 NOT_IN_ENV = {"WG_IMPLEMENTATION", "ENABLE_HEALTH_PROBE", "WG_MODE"}
 INJECTED = "1.37"  # the kinds of injection are not in Kubernetes 1.29's schemas
 
 
+#: What the chart says of a server otherwise than by `server.env`.
+NOT_IN_SERVER_ENV = {"PEERS", "PEERS_FILE", "SERVERURL", "SERVERPORT", "SERVER_DATA", "LOG_CONFS"}
+
+
 def workload(**values: Any) -> dict[str, Any]:
     return {"workload": {"enabled": True, **values}}
+
+
+def server(**values: Any) -> dict[str, Any]:
+    return {"server": {**SERVER["server"], **values}}
 
 
 GOOD: dict[str, dict[str, Any]] = {
@@ -71,6 +81,22 @@ GOOD: dict[str, dict[str, Any]] = {
         affinity={"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "zone"}]}},
     ),
     "patience": workload(terminationGracePeriodSeconds=3600),
+    "server": SERVER,
+    "server, userspace": {**SERVER, "implementation": "userspace"},
+    "server by an address": server(serverURL="2001:db8::7", serverPort=30820),
+    "server's settings": server(
+        env={"ALLOWEDIPS": "0.0.0.0/0, 192.168.1.0/24", "PEER_TO_PEER": True, "PEER_KEEPALIVE": 0, "HEALTH_PORT": 9998},
+        ipv6Forwarding=True,
+    ),
+    "server, site to site": server(env={"SERVER_ALLOWEDIPS_PEER_laptop": "192.168.7.0/24"}),
+    "server, node port": server(service={"type": "NodePort", "nodePort": 30820, "externalTrafficPolicy": "Cluster"}),
+    "server, load balancer": server(service={"loadBalancerIP": "198.51.100.9", "loadBalancerClass": "a.b/c"}),
+    "server, claim of yours": server(persistence={"existingClaim": "keys"}),
+    "server, older storage": server(persistence={"accessMode": "ReadWriteOnce", "storageClassName": "fast"}),
+    "server, placement": server(
+        nodeSelector={"a/b": "c"}, tolerations=[{"operator": "Exists"}], priorityClassName="high"
+    ),
+    "server beside a workload": {**WORKLOAD, **SERVER},
     "injection": {"injection": {"enabled": True}},
     "injection, userspace": {"injection": {"enabled": True}, "implementation": "userspace"},
     "network policy": POLICY,
@@ -123,6 +149,14 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"networkPolicy": {"enabled": True, "endpoints": [{"cidr": "vpn.example", "port": 1}]}},
         "'/networkPolicy/endpoints/0/cidr'",
     ),
+    "a server without an address": (server(serverURL=""), "server.serverURL: write the name or the address"),
+    "a server without peers": (server(peers=[]), "server.peers: name at least one peer"),
+    "a server's port in its address": (server(serverURL="vpn.example.org:51820"), "'/server/serverURL'"),
+    "a peer's name": (server(peers=["my phone"]), "'/server/peers/0'"),
+    "a peer twice": (server(peers=["phone", "phone"]), "'/server/peers'"),
+    "a server's keys": (server(privateKey="x"), "additional properties 'privateKey' not allowed"),
+    "a server's setting": (server(env={"PEERS": "3"}), "additional properties 'PEERS' not allowed"),
+    "a number of servers": (server(replicas=2), "additional properties 'replicas' not allowed"),
     "a snippet": ({"snippet": "helm"}, "must be one of '', 'bitnami', 'app-template'"),
     "a snippet and more": ({**WORKLOAD, "snippet": "bitnami"}, "snippet: it prints values for another chart"),
 }
@@ -165,6 +199,32 @@ def test_the_pattern_for_replicas_is_the_examples() -> None:
     env = pod_spec(pool)["initContainers"][0]["env"]
     made = spec(render({**WORKLOAD, "env": {"WG_CONFIG": env[1]["value"]}}))
     assert [each["env"] for each in made["initContainers"]] == [env, env]
+
+
+@pytest.mark.parametrize("implementation", ["kernel", "userspace"])
+def test_the_server_is_that_of_k8s(implementation: str) -> None:
+    """But for names, the labels that come of them, and where the server's address comes from."""
+    folder = "server" if implementation == "kernel" else "server-userspace"
+    source = {each["kind"]: each for each in parse(manifests.build(K8S / folder).stdout)}
+    made = {each["kind"]: each for each in render({**SERVER, "implementation": implementation}).every
+            if "helm.sh/hook" not in each["metadata"].get("annotations", {})}  # fmt: skip
+    assert made.keys() == {"ConfigMap", "StatefulSet", "Service"}
+    assert made["ConfigMap"]["data"]["PEERS"].split() == SERVER["server"]["peers"]
+    for kind in ("StatefulSet", "Service"):
+        one, other = json.dumps(made[kind]["spec"]), json.dumps(source[kind]["spec"])
+        labels = {"app.kubernetes.io/name": "init-wg-server", "app.kubernetes.io/instance": "demo"}
+        assert json.dumps(labels) in one, "the server's own selector"
+        one = one.replace(json.dumps(labels), json.dumps({"app.kubernetes.io/name": "init-wg-server"}))
+        one = one.replace('"demo-server"', '"init-wg-server"')
+        spec, wanted = json.loads(one), json.loads(other)
+        if kind == "StatefulSet":
+            for each in (spec, wanted):
+                each["volumeClaimTemplates"][0]["metadata"].pop("creationTimestamp", None)
+            env = pod_spec({**made[kind], "spec": spec})["containers"][0]["env"]
+            assert env.pop(2) == {"name": "SERVERURL", "value": "vpn.example.org"}
+            theirs = pod_spec({**source[kind], "spec": wanted})["containers"][0]["env"]
+            assert [theirs.pop(2)["name"], theirs.pop(2)["name"]] == ["SERVERURL", "SERVERPORT"]
+        assert spec == wanted
 
 
 @pytest.mark.parametrize("implementation", ["kernel", "userspace"])
@@ -248,6 +308,18 @@ def test_the_schema_knows_every_setting() -> None:
             assert table[name].parse is program.boolean, name
 
 
+def test_the_schema_knows_every_setting_of_a_server() -> None:
+    named = SCHEMA["properties"]["server"]["properties"]["env"]["properties"]
+    table = {each.name: each for each in server_settings.TABLE}
+    common = {"HEALTH_PORT", "LOG_LEVEL", "LOG_FORMAT"}
+    assert set(named) - common == set(table) - NOT_IN_SERVER_ENV
+    for name, schema in named.items():
+        if schema.get("$ref", "").endswith("/switch"):
+            assert table[name].parse is program.boolean, name
+    for name in common:
+        assert named[name] == SCHEMA["properties"]["env"]["properties"][name]
+
+
 def test_no_object_of_the_schema_takes_anything() -> None:
     """But `global`, which is Helm's."""
 
@@ -307,13 +379,16 @@ def test_what_the_schema_accepts_renders(values: dict[str, Any]) -> None:
     """For the oldest and the newest Kubernetes; the few conditions that no schema can say end with their sentence."""
     workload_ = values.setdefault("workload", {})
     workload_["enabled"] = True
+    values.setdefault("server", {})["enabled"] = True
     values["snippet"] = ""
     for cluster_wide in ("injection", "monitoring"):
         values.setdefault(cluster_wide, {})["enabled"] = False
     try:
         made = render(values)
     except RefusedError as refused:
-        assert re.search(r"networkPolicy.endpoints: name|is the watchdog's port", str(refused)), refused
+        assert re.search(
+            r"networkPolicy.endpoints: name|is the watchdog's port|server\.(serverURL|peers): ", str(refused)
+        ), refused
         return
     assert made.problems == []
     ours, watchdog = spec(made)["initContainers"]
@@ -330,6 +405,14 @@ def test_what_the_schema_accepts_renders(values: dict[str, Any]) -> None:
         assert "VPN_INPUT_PORTS" in str(error)
     else:
         assert watchdog["livenessProbe"]["httpGet"]["port"] == read.health_port
+    (serves,) = pod_spec(made.one("StatefulSet"))["containers"]
+    assert serves["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["NET_ADMIN"]}
+    told = {each["name"]: each["value"] for each in serves["env"] if each["name"] not in ("PEERS_FILE", "WG_MODE")}
+    try:
+        server_settings.read({**told, "PEERS": ",".join(values["server"]["peers"])})
+    except ConfigError as error:
+        # Numbers that no schema can compare: the program says so.
+        assert re.search("SERVERURL|INTERNAL_SUBNET|ALLOWEDIPS|PEERDNS", str(error)), error
 
 
 def test_the_chart_never_makes_a_secret() -> None:
@@ -337,7 +420,9 @@ def test_the_chart_never_makes_a_secret() -> None:
         assert "Secret" not in {each["kind"] for each in render(values, versions=()).every}
 
 
-@pytest.mark.parametrize("name", ["workload", "userspace", "network policy", "injection", "bitnami", "app-template"])
+@pytest.mark.parametrize(
+    "name", ["workload", "userspace", "server", "network policy", "injection", "bitnami", "app-template"]
+)
 def test_golden(name: str) -> None:
     """WRITE_GOLDEN=1 writes what is there now: then read the difference."""
     texts = render(GOOD[name], versions=()).texts
@@ -375,6 +460,10 @@ def test_the_notes_name_the_next_commands_with_the_namespace() -> None:
     assert "kubectl --namespace here create secret generic init-wg --from-file=wg0.conf=" in notes
     assert "helm test demo --namespace here" in notes
     assert "kubectl label namespace here pod-security.kubernetes.io/enforce=privileged" in notes
+    serving = render(SERVER, namespace="here").texts["NOTES.txt"]
+    assert "kubectl --namespace here exec -it demo-server-0 -- init-wg peer show phone --qr" in serving
+    assert "helm test demo --namespace here" in serving
+    assert "kubectl label namespace here pod-security.kubernetes.io/enforce=privileged" in serving
     assert "Nothing was made" in render().texts["NOTES.txt"]
     assert "tunnelled.init-wg.io" in injected({"injection": {"enabled": True}}).texts["NOTES.txt"]
 
