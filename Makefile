@@ -7,7 +7,7 @@ KERNEL_TOOLS = $(shell sed 's/\#.*//' tests/kernel/packages.txt)
 CONTAINER_TOOLS = $(filter-out $(OWN_DOCKER),$(shell sed 's/\#.*//' tests/containers/packages.txt tests/containers/packages-podman.txt))
 # Debian's would replace another one that is there.
 OWN_DOCKER = $(if $(shell command -v dockerd),docker.io)
-LOOK_TOOLS = $(shell sed 's/\#.*//' tests/page/packages.txt tests/monitoring/packages.txt)
+LOOK_TOOLS = $(shell sed 's/\#.*//' tests/page/packages.txt tests/monitoring/packages.txt tests/packaging/packages.txt)
 CLUSTER_TOOLS = $(shell sed 's/\#.*//' tests/cluster/packages.txt)
 # Debian 12's is too old, and later ones' are not.
 OWN_GO = $(if $(shell command -v go || ls /usr/local/go/bin/go 2>/dev/null),,golang-go)
