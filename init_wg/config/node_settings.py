@@ -93,7 +93,8 @@ def _setting(*row: object) -> Setting:
 TABLE = (
     _setting("NODE_PODS", "pods", AUTO, _pods, "auto, or networks with commas between",
              "The networks of pods and containers. `auto` takes the main table's routes over devices that are neither "
-             "an uplink nor the VPN's, those of Docker's bridges among them."),
+             "an uplink nor the VPN's, those of Docker's bridges among them, and the networks in the files of flannel "
+             "and of CNI plugins."),
     _setting("NODE_INBOUND", "inbound", "", _inbound, "ports as tcp/443,udp/30000-32767",
              "The ports of this machine that outsiders may reach beside the VPN: node ports, host ports, an ingress. "
              "Whoever reaches them sees the machine's own address."),

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from init_wg import log
 from init_wg.config import node_settings
 from init_wg.errors import DONE, ConfigError, KernelError, VerifyError
-from init_wg.kernel import lock, netlink, nft, rtnetlink_read
+from init_wg.kernel import conntrack, lock, netlink, nft, rtnetlink_read
 from init_wg.model import networks
-from init_wg.node.design import facts, ruleset
+from init_wg.node.design import cni, facts, ruleset
 from init_wg.setup import lockdown
 from init_wg.setup.observe import resolv_conf
 
 if TYPE_CHECKING:
     from init_wg.config.node_settings import NodeSettings
+    from init_wg.model.networks import Network
     from init_wg.node.design.facts import Machine
     from init_wg.node.design.ruleset import Policy
 
 USAGE = "node print|up|check|status [--json]|down"
 LOCK_TIMEOUT = 30.0  # seconds
+#: Where network plugins write; k3s has a place of its own.
+_FLANNEL = "/run/flannel/subnet.env"
+_CNI = ("/etc/cni/net.d", "/var/lib/rancher/k3s/agent/etc/cni/net.d")
 _ARP_IGNORE = "/proc/sys/net/ipv4/conf/all/arp_ignore"
 
 
@@ -88,11 +93,24 @@ def look() -> Look:
     with netlink.Socket() as kernel:
         snapshot = rtnetlink_read.snapshot(kernel)
     rules = nft.everything()
-    machine = facts.discover(snapshot, settings, rules)
+    machine = facts.discover(snapshot, settings, rules, _written() if settings.pods is None else ())
     facts.refuse(machine, rules, resolv_conf().nameservers)
     policy = _policy(settings, machine)
     told = (*settings.notices, *facts.notices(machine, _read(_ARP_IGNORE), rules))
     return Look(machine, policy, ruleset.text(policy), nft.tables(rules, ruleset.NAME), told)
+
+
+def _written() -> tuple[Network, ...]:
+    """The pods' networks by the files of network plugins. The watchdog may run without root: some it cannot read."""
+    files = [path for folder in _CNI for kind in ("*.conf", "*.conflist") for path in sorted(Path(folder).glob(kind))]
+    return cni.networks(_text(Path(_FLANNEL)), map(_text, files))
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
 def _policy(settings: NodeSettings, machine: Machine) -> Policy:
@@ -109,13 +127,19 @@ def _policy(settings: NodeSettings, machine: Machine) -> Policy:
 
 def _check() -> int:
     seen = look()
-    for notice in seen.notices:
+    for notice in (*seen.notices, *_foreign_marks()):
         print(f"note: {notice}")
     if seen.have == seen.wanted:
         print("everything is as it should be")
         return DONE
     print(f"table inet {ruleset.NAME}: {_first_difference(seen.wanted, seen.have)}")
     return VerifyError.exit_code
+
+
+def _foreign_marks() -> tuple[str, ...]:
+    """Counted here only: on a busy machine there are a hundred thousand connections."""
+    known = (0, ruleset.LICENCE, ruleset.MASQUERADED)
+    return facts.foreign({mark: count for mark, count in conntrack.marks().items() if mark not in known})
 
 
 def status() -> dict[str, Any]:

@@ -5,8 +5,12 @@ without a part of it, it is not so."""
 from __future__ import annotations
 
 import json
+import re
 import sys
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -29,6 +33,7 @@ from tests.lab.machine import (
     UNNAMED,
     MachineLab,
     State,
+    mullvad,
 )
 
 NAME = "db.default.svc.cluster.local"
@@ -179,9 +184,10 @@ def test_the_cluster_works_and_nothing_leaves_beside_the_vpn(each: MachineLab, s
 
 
 def marked(lab: MachineLab) -> str:
-    """Connections that have kept a mark."""
+    """Connections that have kept one of our marks."""
+    ours = [f"mark={mark} " for mark in (ruleset.LICENCE, ruleset.MASQUERADED)]
     lines = lab.node.run(["cat", "/proc/net/nf_conntrack"], check=False).stdout.splitlines()
-    return "\n".join(f"ct mark {line}" for line in lines if "mark=" in line and "mark=0 " not in line)
+    return "\n".join(f"ct mark {line}" for line in lines if any(mark in line for mark in ours))
 
 
 def test_without_the_table_nothing_of_that_works(lab: MachineLab) -> None:
@@ -259,9 +265,10 @@ def test_without_the_mark_strict_rp_filter_lets_nobody_in(strict: MachineLab) ->
     differs(strict, ("came_in",), {"internet -> node port, Local": None, "internet -> host port": None})
 
 
-def test_a_mark_of_somebody_else_survives(lab: MachineLab) -> None:
+def test_a_mark_of_somebody_else_survives_and_is_told(lab: MachineLab) -> None:
     prepared(lab, "off")
     lab.init_node("up")
+    assert "a mark of somebody else" not in lab.init_node("check").stdout
     lab.node.run(["nft", "-f", "-"], stdin="""
         table inet foreign { chain f { type filter hook forward priority -30; tcp dport 80 ct mark set 0x77; }
                              chain g { type filter hook forward priority 30; ct mark 0x77 counter; }
@@ -270,20 +277,83 @@ def test_a_mark_of_somebody_else_survives(lab: MachineLab) -> None:
         assert lab.request(lab.a, OF_A_POD[4], HTTP, timeout=PATIENCE) == lab.a.addresses[4]
         told = lab.node.run(["nft", "list", "chain", "inet", "foreign", "g"]).stdout
         assert "packets 0 " not in told
+        assert re.search(
+            r"note: \d+ connections? bears? a mark of somebody else \(0x77\)", lab.init_node("check").stdout
+        )
     finally:
         lab.node.run(["nft", "delete", "table", "inet", "foreign"])
 
 
 def test_reloads_of_the_vpn_cut_nothing(lab: MachineLab) -> None:
+    """Its table is replaced 500 times; meanwhile each kind of asker asks again and again, and every answer comes."""
     prepared(lab, "connected", lan=False)
     lab.init_node("up")
-    with lab.judged() as seen:
-        for number in range(40):
-            lab.vpn("connected", lan=bool(number % 2))
-            assert lab.resolve(lab.a, CLUSTER_DNS[4], NAME, PATIENCE) == ADDRESS
-            assert lab.request(lab.ext, PUBLIC[4], LOCAL, timeout=PATIENCE) == lab.ext.addresses[4]
-            assert lab.request(lab.a, OF_A_POD[4], HTTP, timeout=PATIENCE) == lab.a.addresses[4]
+    kinds: dict[str, Callable[[], bool]] = {
+        "pod -> CoreDNS": lambda: lab.resolve(lab.a, CLUSTER_DNS[4], NAME, PATIENCE) == ADDRESS,
+        "internet -> node port": lambda: lab.request(lab.ext, PUBLIC[4], LOCAL, timeout=PATIENCE) is not None,
+        "pod -> Service": lambda: lab.request(lab.a, OF_A_POD[4], HTTP, timeout=PATIENCE) is not None,
+    }
+    over = threading.Event()
+
+    def ask(kind: Callable[[], bool]) -> Counter[bool]:
+        answers: Counter[bool] = Counter()
+        while not over.is_set():
+            answers[kind()] += 1
+        return answers
+
+    tables = [mullvad("connected", lan=lan) for lan in (False, True)]
+    with lab.judged() as seen, ThreadPoolExecutor() as pool:
+        asked = {name: pool.submit(ask, kind) for name, kind in kinds.items()}
+        try:
+            for number in range(500):
+                lab.node.run(["nft", "-f", "-"], stdin=tables[number % 2])
+        finally:
+            over.set()
+        for name, answers in asked.items():
+            assert answers.result()[False] == 0, name
+            assert answers.result()[True] > 50, name
     assert not seen
+
+
+def introduced(one: Member, its: str, other: Member, others: str) -> None:
+    """The app refuses IPv6's neighbour discovery on the LAN without its sharing, so the two know each other before."""
+    for asker, asked, address in ((one, other, others), (other, one, its)):
+        link = json.loads(asked.run(["ip", "-json", "link", "show", "dev", "eth0"]).stdout)[0]["address"]
+        entry = ["ip", "-6", "neighbour", "replace", address, "lladdr", link, "dev", "eth0", "nud", "permanent"]
+        asker.run(entry)
+
+
+#: The other node's, on the LAN: the app lets no LAN in without its local network sharing.
+ASKED: dict[Family, str] = {4: "192.168.1.50", 6: "fd01::50"}
+
+
+@pytest.mark.parametrize("state", ["connecting", "connected", "blocked"])
+def test_other_nodes_are_reached_beside_the_vpn_when_they_are_named(lab: MachineLab, state: State) -> None:
+    """Both ways, any port, and nobody else: the control is the same machine without NODE_PEERS."""
+    peers = {"NODE_PEERS": ", ".join(ASKED.values())}
+    prepared(lab, state, lan=False)
+
+    def between(family: Family) -> Checks:
+        return {
+            "machine -> node": lambda seconds: lab.request(lab.node, ASKED[family], HTTP, timeout=seconds),
+            "node -> machine": lambda seconds: lab.request(lab.lan, AT_HOME[family], UNNAMED, timeout=seconds),
+        }
+
+    introduced(lab.node, AT_HOME[6], lab.lan, ASKED[6])
+    lab.init_node("up")
+    for family in FAMILIES:
+        hold(between(family), dict.fromkeys(between(family)))
+    lab.init_node("up", env=peers)
+    with lab.judged() as seen:
+        for family in FAMILIES:
+            hold(between(family), {"machine -> node": AT_HOME[family], "node -> machine": ASKED[family]})
+        assert lab.request(lab.ext, PUBLIC[4], UNNAMED, timeout=SOON) is None
+        hold(within(lab, 4), works_within(lab, 4))
+        if state != "connected":
+            hold(outward(lab, 4), STOPPED_OUTWARD)
+    assert not seen
+    assert not [line for line in marked(lab).splitlines() if ASKED[4] in line or ASKED[6] in line]
+    assert lab.init_node("check", env=peers).returncode == 0
 
 
 # --- the command ----------------------------------------------------------------------------------------------------

@@ -181,6 +181,18 @@ def test_killed_it_is_started_again_and_nothing_is_cut(machine: Machine) -> None
     wait_until(lambda: works(machine.lab), "it repairs again", 20)
 
 
+def test_what_flannel_writes_is_read(machine: Machine) -> None:
+    """By a user that is nobody, at the next look."""
+    assert "10.42.0.0/16" not in machine.table()
+    write = "mkdir -p /run/flannel; echo FLANNEL_NETWORK=10.42.0.0/16 >/run/flannel/subnet.env"
+    machine.inside("sh", "-euc", write)
+    machine.ctl("reload", UNIT)
+    wait_until(lambda: "10.42.0.0/16" in machine.table(), "the network is known", 20)
+    machine.inside("rm", "/run/flannel/subnet.env")
+    machine.ctl("reload", UNIT)
+    wait_until(lambda: "10.42.0.0/16" not in machine.table(), "it is gone", 20)
+
+
 def test_a_wrong_setting_ends_it_and_leaves_the_table(machine: Machine) -> None:
     table = machine.table()
     settings = machine.inside("cat", "/etc/default/init-wg-node")

@@ -16,7 +16,7 @@ from init_wg.config.node_settings import NodeSettings, Ports, Vpn
 from init_wg.errors import ConfigError
 from init_wg.model.snapshot import Interface, InterfaceAddress, Snapshot
 from init_wg.model.state import DEFAULT, INET, INET6, MAIN_TABLE, Address, Route, Rule
-from init_wg.node.design import facts, ruleset
+from init_wg.node.design import cni, facts, ruleset
 from init_wg.node.design.facts import MULLVAD, Machine
 from init_wg.node.design.ruleset import Policy
 
@@ -101,6 +101,51 @@ def test_a_machine_is_told_by_its_routes() -> None:
         (),
     )
     assert list(map(str, found.pods)) == ["10.244.0.0/24", "fd44::/64"]
+
+
+FLANNEL_ENV = (
+    "FLANNEL_NETWORK=10.42.0.0/16\nFLANNEL_SUBNET=10.42.0.1/24\nFLANNEL_IPV6_NETWORK=fd42::/56\nFLANNEL_MTU=1450\n"
+)
+CONFLIST = """{"cniVersion": "0.4.0", "name": "bridge", "plugins": [
+  {"type": "bridge", "bridge": "cni0", "ipam": {"type": "host-local",
+    "ranges": [[{"subnet": "10.244.0.0/16", "gateway": "10.244.0.1"}], [{"subnet": "fd44::/56"}]]}},
+  {"type": "portmap", "capabilities": {"portMappings": true}}]}"""
+CONF = '{"type": "macvlan", "master": "eth0", "ipam": {"type": "host-local", "subnet": "192.168.1.0/24"}}'
+
+
+@pytest.mark.parametrize(
+    ("flannel", "files", "expected"),
+    [
+        ("", (), ()),
+        (FLANNEL_ENV, (), ("10.42.0.0/16", "fd42::/56")),
+        ("FLANNEL_NETWORK=10.42.0.0/16,10.43.0.0/17\n", (), ("10.42.0.0/16", "10.43.0.0/17")),
+        ("", (CONFLIST, CONF), ("10.244.0.0/16", "fd44::/56", "192.168.1.0/24")),
+        ("", ('{"delegate": {"ipam": {"subnet": "10.5.0.0/16"}}}',), ("10.5.0.0/16",)),
+        ("nonsense", ("{", "[]", "null", '{"ipam": {"subnet": "usePodCidr"}}', "[" * 5000), ()),
+        ("FLANNEL_NETWORK=10.42.0.1/16", ('{"other": {"subnet": "10.6.0.0/16"}}',), ()),
+    ],
+)
+def test_what_network_plugins_have_written_down(
+    flannel: str, files: tuple[str, ...], expected: tuple[str, ...]
+) -> None:
+    assert tuple(map(str, cni.networks(flannel, files))) == expected
+
+
+def test_written_networks_count_unless_they_are_the_machines_own_or_public() -> None:
+    written = cni.networks(FLANNEL_ENV, (CONF, '{"ipam": {"subnet": "8.8.8.0/24"}}'))
+    found = facts.discover(snapshot(*HOME), settings(), "", written)
+    assert list(map(str, found.pods)) == ["10.42.0.0/16", "10.244.0.0/24", "fd42::/56"]
+    facts.refuse(found, "", ())
+    named = facts.discover(snapshot(*HOME), settings(NODE_PODS="10.9.0.0/16"), "", written)
+    assert list(map(str, named.pods)) == ["10.9.0.0/16"]
+
+
+def test_marks_of_others_are_told_in_a_sentence() -> None:
+    assert facts.foreign({}) == ()
+    (one,) = facts.foreign({0x77: 1})
+    assert one.startswith("1 connection bears a mark of somebody else (0x77): ")
+    (many,) = facts.foreign(dict.fromkeys(range(1, 9), 100))
+    assert many.startswith("800 connections bear a mark of somebody else (0x1, 0x2, 0x3, 0x4, ...): ")
 
 
 def test_a_vpn_is_told_by_its_rule() -> None:

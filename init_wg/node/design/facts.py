@@ -11,7 +11,7 @@ from init_wg.model import networks
 from init_wg.model.state import DEFAULT, MAIN_TABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from init_wg.config.node_settings import NodeSettings
     from init_wg.model.networks import Network
@@ -27,6 +27,7 @@ _INSIDE = ip_network("10.64.0.0/10")
 _SEEN = 2  # arp_ignore: no answer to who is not in the same subnet (Documentation/networking/ip-sysctl.rst)
 #: In the app's input chain with "local network sharing".
 _LAN_SHARING = "fc00::/7"
+_AT_MOST = 4  # marks that are told
 
 
 class Machine(NamedTuple):
@@ -41,8 +42,9 @@ class Machine(NamedTuple):
     point_to_point: tuple[str, ...]
 
 
-def discover(kernel: Snapshot, settings: NodeSettings, rules: str) -> Machine:
-    """rules: the whole ruleset as nft prints it."""
+def discover(kernel: Snapshot, settings: NodeSettings, rules: str, written: tuple[Network, ...] = ()) -> Machine:
+    """rules: the whole ruleset as nft prints it. written: the pods' networks by the files of a network plugin; those
+    that are no networks of their own, as with macvlan on the LAN, are left out."""
     learnt = settings.vpn or _learnt(kernel)
     told = learnt or MULLVAD
     main = [route for route in kernel.routes if route.table == MAIN_TABLE and route.device not in (None, told.tunnel)]
@@ -55,16 +57,13 @@ def discover(kernel: Snapshot, settings: NodeSettings, rules: str) -> Machine:
         if numbers.get(each.link) in uplinks and not ip_address(each.address.address).is_link_local
     )
     vpn = "absent" if TABLE not in rules else "connected" if _leads(kernel, told) else "blocked"
-    found = tuple(_pods(main, uplinks)) if settings.pods is None else settings.pods
-    return Machine(
-        uplinks,
-        addresses,
-        tuple(route.gateway for route in defaults if route.gateway),
-        tuple(sorted(set(found), key=networks.interval)),
-        told,
-        vpn,
-        tuple(sorted({str(route.device) for route in _to_one_pod(main, uplinks)})),
-    )
+    alone = tuple(sorted({str(route.device) for route in _to_one_pod(main, uplinks)}))
+    gateways = tuple(route.gateway for route in defaults if route.gateway)
+    machine = Machine(uplinks, addresses, gateways, settings.pods or (), told, vpn, alone)
+    if settings.pods is None:
+        own = (network for network in written if not _unfit(network, machine, ()))
+        machine = machine._replace(pods=(*_pods(main, uplinks), *own))
+    return machine._replace(pods=tuple(sorted(set(machine.pods), key=networks.interval)))
 
 
 def _learnt(kernel: Snapshot) -> Vpn | None:
@@ -137,6 +136,17 @@ def _unfit(network: Network, machine: Machine, resolvers: tuple[str, ...]) -> st
 def _chain(rules: str, name: str) -> str:
     table = rules.partition(TABLE)[2].partition("\n}")[0]
     return table.partition(f"chain {name} {{")[2].partition("\n\t}")[0]
+
+
+def foreign(marks: Mapping[int, int]) -> tuple[str, ...]:
+    """A sentence for connections with a mark that is neither ours nor the VPN's: the number of each mark."""
+    if not marks:
+        return ()
+    total, shown = sum(marks.values()), ", ".join(f"{mark:#x}" for mark in sorted(marks)[:_AT_MOST])
+    more = ", ..." if len(marks) > _AT_MOST else ""
+    bear = "connection bears" if total == 1 else "connections bear"
+    treats = "it stays, and the VPN treats them as it would without this table"
+    return (f"{total} {bear} a mark of somebody else ({shown}{more}): {treats}",)
 
 
 def notices(machine: Machine, arp_ignore: str, rules: str) -> tuple[str, ...]:
