@@ -6,23 +6,30 @@ lan           203.0.113.71, 2001:db8:113::71     a router; behind it 192.168.77.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import select
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
-from typing import Any
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 from init_wg.config import server_settings
 from init_wg.server import enrol, keys
 from init_wg.server.design import peerfile
 
-from .lab import Family, Lab, Member, ip_batch
+from .lab import CLUSTER_DNS, Family, Lab, Member, ip_batch
 
 SUBNET = "10.13.13.0/24"
 SUBNET6 = "fd13:13::/64"
 OWN: dict[Family, str] = {4: "10.13.13.1", 6: "fd13:13::1"}
 PORT = 51820
+HEALTH = 9999  # it answers whoever asks how it is
+ETH_ALL = 3
 #: What an orchestrator leaves to a container: one capability, and a /proc/sys that cannot be written.
 CONFINED = (
     "unshare", "--mount", "sh", "-c",
@@ -33,6 +40,16 @@ CONFINED = (
 
 
 PROGRAM = (sys.executable, "-m", "init_wg")
+
+
+class Forwarded(NamedTuple):
+    """A packet that left the pod by its uplink for a peer: no WireGuard, no question of the pod's own for a name."""
+
+    moment: float  # Unix seconds
+    source: str
+    destination: str
+    protocol: int
+    port: int
 
 
 class ServerLab(Lab):
@@ -122,6 +139,61 @@ class ServerLab(Lab):
     def leave(self, member: Member) -> None:
         """The end of join()."""
         ip_batch("link delete wg0", netns=member.netns)
+
+    @contextlib.contextmanager
+    def forwarded(self) -> Iterator[list[Forwarded]]:
+        """What leaves the pod for its peers meanwhile, as the node's end of its link sees it."""
+        found: list[Forwarded] = []
+        with self.node.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_ALL)) as tap:
+            tap.bind(("pod0", ETH_ALL))
+            tap.setblocking(False)
+            over, end = os.pipe()
+
+            def watch() -> None:
+                while True:
+                    ready, _, _ = select.select([tap.fileno(), over], [], [])
+                    with contextlib.suppress(BlockingIOError):
+                        while tap.fileno() in ready:
+                            frame, where = tap.recvfrom(2048)
+                            if where[2] != socket.PACKET_OUTGOING and (packet := self._for_a_peer(frame)):
+                                found.append(packet)
+                    if over in ready:
+                        return
+
+            watcher = threading.Thread(target=watch)
+            watcher.start()
+            try:
+                yield found
+            finally:
+                os.write(end, b".")
+                watcher.join()
+                os.close(over)
+                os.close(end)
+
+    def _for_a_peer(self, frame: bytes) -> Forwarded | None:
+        kind, packet = frame[12:14], frame[14:]
+        if kind == b"\x08\x00":
+            source, destination = (socket.inet_ntoa(packet[at : at + 4]) for at in (12, 16))
+            protocol, segment = packet[9], packet[(packet[0] & 15) * 4 :]
+        elif kind == b"\x86\xdd":
+            source, destination = (socket.inet_ntop(socket.AF_INET6, packet[at : at + 16]) for at in (8, 24))
+            protocol, segment = packet[6], packet[40:]
+        else:
+            return None
+        ports = (int.from_bytes(segment[:2], "big"), int.from_bytes(segment[2:4], "big"))
+        own = source in self.pod.addresses.values()
+        if own and (protocol, ports[0]) in ((socket.IPPROTO_UDP, PORT), (socket.IPPROTO_TCP, HEALTH)):
+            return None
+        # Its own errors, as that nobody listens while wg0 is away. A peer's are echo requests, or not from its address.
+        if own and protocol == socket.IPPROTO_ICMP and segment[0] != 8:
+            return None
+        # ICMPv6 of its own: neighbours and listeners. A peer's that was masqueraded is an echo request (RFC 4443).
+        if protocol == socket.IPPROTO_ICMPV6 and segment[0] != 128:
+            return None
+        if destination in CLUSTER_DNS.values() and ports[1] == 53:
+            return None
+        port = ports[1] if protocol in (socket.IPPROTO_TCP, socket.IPPROTO_UDP) else 0
+        return Forwarded(time.time(), source, destination, protocol, port)
 
     def handshakes(self) -> dict[str, int]:
         """Unix seconds by public key, as the server's device has them."""
