@@ -258,10 +258,10 @@ class Cluster:
                 env={"PATH": os.environ["PATH"], "HOME": str(self.folder)},
             )
 
-    def stop(self, name: str) -> None:
-        """End one of them, by SIGTERM."""
+    def stop(self, name: str, number: signal.Signals = signal.SIGTERM) -> None:
+        """End one of them."""
         daemon = self.daemons.pop(name)
-        to_child(daemon, signal.SIGTERM)
+        to_child(daemon, number)
         daemon.wait(30)
 
     def log(self, name: str) -> str:
@@ -387,8 +387,22 @@ class Cluster:
         options = ["--listen-client-urls", store, "--advertise-client-urls", store, "--unsafe-no-fsync"]
         options += ["--listen-peer-urls", "http://127.0.0.1:2380", "--log-level", "warn"]
         self.daemon("etcd", BIN / "etcd", "--data-dir", self.folder / "etcd", *options)
+        self.start_apiserver()
+        # Both of these end when the API server does not answer yet.
+        for name in ("kube-controller-manager", "kube-scheduler"):
+            access = self.pki(f"{name}.conf")
+            flags = dict.fromkeys(("kubeconfig", "authentication-kubeconfig", "authorization-kubeconfig"), access)
+            flags["leader-elect"] = "false"
+            if name == "kube-controller-manager":
+                flags["service-account-private-key-file"] = self.pki("sa.key")
+                flags["root-ca-file"] = self.pki("ca.crt")
+                flags["use-service-account-credentials"] = "true"
+            self.daemon(name, BIN / name, *(f"--{flag}={value}" for flag, value in flags.items()))
+
+    def start_apiserver(self) -> None:
+        """And wait until it is ready. After stop("apiserver"), too."""
         flags = {
-            "etcd-servers": store,
+            "etcd-servers": "http://127.0.0.1:2379",
             "advertise-address": NODE,
             "service-cluster-ip-range": f"{SERVICES},{SERVICES6}",
             "allow-privileged": "true",
@@ -411,16 +425,6 @@ class Cluster:
             return self.try_kubectl("get", "--raw", "/readyz") is not None
 
         wait_until(ready, "the API server is ready", WAIT_AT_MOST)
-        # Both of these end when the API server does not answer yet.
-        for name in ("kube-controller-manager", "kube-scheduler"):
-            access = self.pki(f"{name}.conf")
-            flags = dict.fromkeys(("kubeconfig", "authentication-kubeconfig", "authorization-kubeconfig"), access)
-            flags["leader-elect"] = "false"
-            if name == "kube-controller-manager":
-                flags["service-account-private-key-file"] = self.pki("sa.key")
-                flags["root-ca-file"] = self.pki("ca.crt")
-                flags["use-service-account-credentials"] = "true"
-            self.daemon(name, BIN / name, *(f"--{flag}={value}" for flag, value in flags.items()))
 
     # --- the node ---------------------------------------------------------------------------------------------------
 
