@@ -54,8 +54,15 @@ class Kept:
         if reply is None or began >= until:
             reply = render()
             now = self._loop.now()
-            self._fresh[render] = now + min(max(FRESH, (now - began) * FRESH_SHARE), OLDEST), reply
+            until = now + min(max(FRESH, (now - began) * FRESH_SHARE), OLDEST)
+            self._fresh[render] = until, reply
+            self._loop.call_at(until + 0.01, self._forget_old)
         return reply
+
+    def _forget_old(self) -> None:
+        """A server's pages are megabytes, and the next one to ask may come in 15 s."""
+        now = self._loop.now()
+        self._fresh = {render: page for render, page in self._fresh.items() if now < page[0]}
 
     def forget(self) -> None:
         """Render each anew."""

@@ -11,12 +11,12 @@ import platform
 import signal
 import sys
 
-from tests.bench import measures, names, resident
+from tests.bench import measures, names, resident, serving
 from tests.lab.lab import NEEDS, LabError
 from tests.lab.needs import Needs, missing
 
 TOOLS = Needs({"iperf3": "iperf3", "wrk": "wrk"})
-BENCHMARKS = {**measures.BENCHMARKS, "names": (names.names, 15), **resident.RESIDENT}
+BENCHMARKS = {**measures.BENCHMARKS, "names": (names.names, 15), **resident.RESIDENT, **serving.SERVING}
 
 
 def main() -> int:

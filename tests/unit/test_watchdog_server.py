@@ -434,7 +434,8 @@ def test_what_is_kept_for_all_clients_has_a_bound(endpoint: Endpoint, monkeypatc
         for number, client in enumerate(clients):
             client.sendall(b"GET /large HTTP/1.0\r\n\r\n")
             wait_until(lambda number=number: len(endpoint.server) == 6 - max(0, number - 1), "the server's clients")  # type: ignore[misc]
-            assert endpoint.server.clients.held <= 2_500_000
+            # In another thread, which counts first and drops then.
+            wait_until(lambda: endpoint.server.clients.held <= 2_500_000, "no more is kept", 5)
         assert endpoint.works()
     finally:
         for client in clients:

@@ -11,7 +11,8 @@ def text(value: object, indent: str = "") -> str:
     if value is None or isinstance(value, bool):
         return _WORDS[value]
     if isinstance(value, str):
-        return f'"{"".join(map(_character, value))}"'
+        plain = value.isascii() and value.isprintable() and not set(value).intersection('"\\')
+        return f'"{value}"' if plain else f'"{"".join(map(_character, value))}"'
     if isinstance(value, (int, float)):
         return repr(value)
     inner = f"{indent}  "

@@ -88,7 +88,7 @@ class Family(NamedTuple):
     name: str
     kind: str
     text: str
-    samples: tuple[tuple[Mapping[str, str], float], ...]
+    samples: tuple[tuple[Mapping[str, str] | str, float], ...]  # labels as text: as `labelled` makes it
 
 
 def render(values: Values, *, open_metrics: bool = False) -> str:
@@ -174,15 +174,16 @@ def _traffic(values: Values) -> Iterator[Family]:
 def _peers(values: Values) -> Iterator[Family]:
     """The device and each of its peers."""
     device = {"device": values.interface}
-    keys = [(each, device | {"public_key": each.public_key}) for each in values.peers]
+    # A server has thousands of samples here: what they have in common is written once.
+    keys = [(each, labelled({**device, "public_key": each.public_key})) for each in values.peers]
     yield Family("wireguard_device_info", "gauge", "The WireGuard device.", ((device, 1),) if keys else ())
     yield Family("wireguard_peer_info", "gauge", "A peer and its endpoint.",
-                 tuple((labels | {"endpoint": peer.endpoint}, 1) for peer, labels in keys))  # fmt: skip
+                 tuple((f'{labels},endpoint="{escape(peer.endpoint)}"', 1) for peer, labels in keys))  # fmt: skip
     yield Family("init_wg_peer_info", "gauge", "The name and the addresses of a peer of this server.",
                  tuple(({"name": peer.name, "public_key": peer.public_key, "address": ", ".join(peer.addresses)}, 1)
                        for peer in values.peers if peer.name))  # fmt: skip
     yield Family("wireguard_peer_allowed_ips_info", "gauge", "Networks that are routed to a peer.",
-                 tuple((labels | {"allowed_ips": network}, 1)
+                 tuple((f'{labels},allowed_ips="{escape(network)}"', 1)
                        for peer, labels in keys for network in peer.allowed_ips))  # fmt: skip
     yield Family("wireguard_peer_receive_bytes_total", "counter", "Bytes received from a peer.",
                  tuple((labels, peer.received_bytes) for peer, labels in keys))  # fmt: skip
@@ -202,9 +203,14 @@ def histogram(name: str, text: str, counted: Histogram) -> list[str]:
     return [*lines, sample(f"{name}_sum", {}, counted.total), sample(f"{name}_count", {}, total)]
 
 
-def sample(name: str, labels: Mapping[str, str], value: float) -> str:
+def labelled(labels: Mapping[str, str]) -> str:
+    """The labels of a sample, as they stand between its braces."""
+    return ",".join([f'{key}="{escape(text)}"' for key, text in labels.items()])
+
+
+def sample(name: str, labels: Mapping[str, str] | str, value: float) -> str:
     """One line."""
-    inside = ",".join(f'{key}="{escape(text)}"' for key, text in labels.items())
+    inside = labels if isinstance(labels, str) else labelled(labels)
     number = int(value)
     shown = str(number) if number == value else repr(float(value))
     return f"{name}{{{inside}}} {shown}" if inside else f"{name} {shown}"

@@ -229,7 +229,7 @@ def _device(register: Register, within: Networks, sites: dict[str, Networks]) ->
 
 def _peer(peer: Registered, within: Networks, site: Networks) -> Peer:
     """It has no endpoint, because it comes to us, and no keepalive, because that is for who is behind a NAT."""
-    own = (str(ip_network(address)) for address in addresses(within, peer.number))
+    own = (f"{address}/{128 if ':' in address else 32}" for address in addresses(within, peer.number))
     return Peer(peer.public_key, peer.preshared_key, None, frozenset((*own, *map(str, site))), 0)
 
 
