@@ -6,16 +6,17 @@ has failed, and stays failed until a check has passed.
 
 from __future__ import annotations
 
-FAILURE_THRESHOLD = 3
 #: After a failure, and after one that could not be started, seconds until the next check: at most this.
 AGAIN = 10.0
 
 
 class ExitCheck:
-    """Times are seconds of the monotonic clock. interval: seconds between two checks while they pass."""
+    """Times are seconds of the monotonic clock. interval: seconds between two checks while they pass. threshold: how
+    many have to fail in a row."""
 
-    def __init__(self, now: float, interval: float) -> None:
+    def __init__(self, now: float, interval: float, threshold: int = 3) -> None:
         self._interval = interval
+        self._threshold = threshold
         self._due = now
         self._failures = 0
         #: How many passed, how many failed.
@@ -41,16 +42,16 @@ class ExitCheck:
         self._failures = 0 if passed else self._failures + 1
         self.words = words
         if not passed:
-            number = (self._failures - 1) % FAILURE_THRESHOLD + 1
-            return "warning", f"{words} ({number} of {FAILURE_THRESHOLD})"
+            number = (self._failures - 1) % self._threshold + 1
+            return "warning", f"{words} ({number} of {self._threshold})"
         return ("info", words) if news else None
 
     @property
     def failed(self) -> bool:
         """The tunnel counts as failed."""
-        return self._failures >= FAILURE_THRESHOLD
+        return self._failures >= self._threshold
 
     @property
     def exhausted(self) -> bool:
         """Failed so many times in a row, once more: it is the next server's turn."""
-        return self._failures > 0 and self._failures % FAILURE_THRESHOLD == 0
+        return self._failures > 0 and self._failures % self._threshold == 0

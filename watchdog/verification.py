@@ -39,7 +39,7 @@ class Verification:
         self._incidents = incidents
         self._exhausted = exhausted
         self._child: Child | None = None
-        self.check = ExitCheck(loop.now(), settings.verify_interval)
+        self.check = ExitCheck(loop.now(), settings.verify_interval, settings.verify_failures)
 
     @property
     def trouble(self) -> str:

@@ -41,6 +41,7 @@ class Settings(NamedTuple):
     verify_url: str  # "": off
     verify_interval: float
     verify_expect: str  # "": any public address
+    verify_failures: int
     log_level: str
     log_format: str
     service_host: str | None = None  # of Kubernetes' own API, where there is one
@@ -134,6 +135,15 @@ def port(text: str) -> int:
     return int(text)
 
 
+def _count(least: int, most: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
+            raise ValueError
+        return int(text)
+
+    return parse
+
+
 def _seconds(least: float, most: float) -> Callable[[str], float]:
     def parse(text: str) -> float:
         seconds = float(text)
@@ -203,6 +213,9 @@ TABLE = (
             "Seconds between two exit checks."),
     Setting("VERIFY_EXPECT", "verify_expect", "", str, "addresses", "watchdog",
             "Addresses that the exit check may see. Empty allows every public address."),
+    Setting("VERIFY_FAILURES", "verify_failures", "3", _count(1, 100), "a number from 1 to 100", "watchdog",
+            "Exit checks that fail in a row until the VPN counts as not active and the next server is tried. A page "
+            "that is often away itself needs more."),
     Setting("LOG_LEVEL", "log_level", "info", _one_of(*LEVELS), "debug, info, warning or error", "both",
             "`debug` shows every step."),
     Setting("LOG_FORMAT", "log_format", "text", _one_of("text", "json"), "text or json", "both",

@@ -28,6 +28,7 @@ DEFAULTS = Settings(
     verify_url="",
     verify_interval=300.0,
     verify_expect="",
+    verify_failures=3,
     log_level="info",
     log_format="text",
 )

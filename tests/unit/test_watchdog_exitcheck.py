@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from watchdog.exit_check import AGAIN, FAILURE_THRESHOLD, ExitCheck
+from watchdog.exit_check import AGAIN, ExitCheck
+
+THRESHOLD = 3
 
 
 def test_the_first_one_is_due_at_once() -> None:
@@ -35,24 +37,24 @@ def test_after_a_failure_it_is_soon_asked_again(interval: float, wait: float) ->
 def test_only_so_many_in_a_row_count() -> None:
     check = ExitCheck(0, 300)
     for _ in range(3):
-        for _ in range(FAILURE_THRESHOLD - 1):
+        for _ in range(THRESHOLD - 1):
             check.finished(0, "no answer", passed=False)
             assert not check.failed
             assert not check.exhausted
         check.finished(0, "the exit is 203.0.113.9", passed=True)
         assert not check.exhausted
-    assert check.results == {"failed": 3 * (FAILURE_THRESHOLD - 1), "passed": 3}
+    assert check.results == {"failed": 3 * (THRESHOLD - 1), "passed": 3}
 
 
 def test_once_failed_it_stays_so_until_one_passes_and_each_server_has_its_chances() -> None:
     check = ExitCheck(0, 300)
     exhausted = []
-    for number in range(1, 3 * FAILURE_THRESHOLD + 1):
+    for number in range(1, 3 * THRESHOLD + 1):
         check.finished(0, "no answer", passed=False)
-        assert check.failed == (number >= FAILURE_THRESHOLD)
+        assert check.failed == (number >= THRESHOLD)
         if check.exhausted:
             exhausted.append(number)
-    assert exhausted == [FAILURE_THRESHOLD, 2 * FAILURE_THRESHOLD, 3 * FAILURE_THRESHOLD]
+    assert exhausted == [THRESHOLD, 2 * THRESHOLD, 3 * THRESHOLD]
     assert check.finished(0, "the exit is 203.0.113.9", passed=True) == ("info", "the exit is 203.0.113.9")
     assert not check.failed
     assert not check.exhausted
@@ -60,7 +62,7 @@ def test_once_failed_it_stays_so_until_one_passes_and_each_server_has_its_chance
 
 def test_each_failure_is_said_with_its_number() -> None:
     check = ExitCheck(0, 300)
-    said = [check.finished(0, "no answer", passed=False) for _ in range(2 * FAILURE_THRESHOLD)]
+    said = [check.finished(0, "no answer", passed=False) for _ in range(2 * THRESHOLD)]
     assert said == [("warning", f"no answer ({number} of 3)") for number in (1, 2, 3, 1, 2, 3)]
     assert check.words == "no answer"
 
@@ -78,3 +80,13 @@ def test_one_that_could_not_be_started_is_neither_passed_nor_failed() -> None:
     assert check.due(100 + AGAIN)
     assert check.results == {}
     assert check.words == ""
+
+
+@pytest.mark.parametrize("threshold", [1, 5])
+def test_how_many_have_to_fail_is_a_setting(threshold: int) -> None:
+    check = ExitCheck(0, 300, threshold)
+    for number in range(1, 2 * threshold + 1):
+        line = check.finished(0, "no answer", passed=False)
+        assert line == ("warning", f"no answer ({(number - 1) % threshold + 1} of {threshold})")
+        assert check.failed == (number >= threshold)
+        assert check.exhausted == (number % threshold == 0)
