@@ -6,6 +6,7 @@ first event and ends with the last one, or with the first answer through the tun
 
 from __future__ import annotations
 
+import http.client
 import os
 import re
 import select
@@ -215,6 +216,31 @@ def usage(pid: int) -> tuple[float, int]:
     return nanoseconds / 1e9, int(found(r"^voluntary_ctxt_switches:\s+(\d+)", status))
 
 
+def page(rounds: int) -> None:
+    """What a browser that looks at the status page costs the watchdog: memory, at rest again."""
+    grown: list[float] = []
+    for number in range(rounds):
+        progress(f"round {number + 1} of {rounds}")
+        with kept() as (lab, watchdog):
+            for path in ("/metrics", "/status"):
+                watchdog.ask(path)
+            time.sleep(3)
+            before = watchdog.resident()
+            for _ in range(30):
+                with lab.pod.inside():
+                    browser = http.client.HTTPConnection("127.0.0.1", PORT, timeout=5)
+                    browser.connect()
+                browser.request("GET", "/", headers={"Accept": "text/html"})
+                assert b"<!doctype html>" in browser.getresponse().read()
+                browser.close()
+                watchdog.ask("/status")
+            time.sleep(3)
+            grown.append((watchdog.resident() - before) / 1024)
+    progress("")
+    row = Row("memory after 30 looks, more than before", grown, goal=Goal(0.5), show=lambda size: f"{size:.2f} MiB")
+    table("page: the status page in a browser", [row])
+
+
 def requests(rounds: int) -> None:
     """wrk on GET / with 16 connections; then with 1,000 more that say nothing."""
     rate: dict[str, list[float]] = {"alone": [], "crowd": []}
@@ -288,5 +314,6 @@ RESIDENT: Mapping[str, tuple[Callable[[int], None], int]] = {
     "repair": (repair, 18),
     "peer": (peer, 4),
     "footprint": (footprint, 1),
+    "page": (page, 3),
     "requests": (requests, 3),
 }
