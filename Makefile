@@ -30,10 +30,10 @@ dashboard-picture:
 	@$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt matplotlib
 	@$(PY) -m tests.monitoring.picture
 
-# init-wg beside wg-quick and what people build on it, as tables: ten minutes. Root. GLUETUN=/path/to/gluetun adds it;
+# init-wg beside wg-quick and what people build on it, as tables: fifteen minutes. Root. GLUETUN=/path/to/gluetun adds it;
 # COMPARE=--write puts the tables into docs/comparison.md.
 compare:
-	@tests/prepare.sh $(TOOLS) go iptables curl
+	@tests/prepare.sh $(TOOLS) go iptables curl iperf3
 	@$(PY) -m tests.compare $(COMPARE)
 
 # The image, in the Docker daemon that answers here, or else in the tests' own. Root.

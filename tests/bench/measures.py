@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tests.bench.report import Goal, Row, interleaved, table
 from tests.bench.stopwatch import Stopwatch
-from tests.lab.lab import PROJECT, Lab, Member, wait_until
+from tests.lab.lab import PROJECT, QUICK_USERSPACE, Lab, Member, wait_until
 
 STOPWATCH = [sys.executable, "-I", "-S", str(Path(__file__).with_name("stopwatch.py"))]
 PYTHON = (sys.executable, "-m", "init_wg")
@@ -24,7 +24,6 @@ DAEMON = "wireguard-go"
 MANY, FEW = 10_000, 10
 IPERF_PORT = 5201
 IPERF_SECONDS = 2.0
-QUICK = {"WG_QUICK_USERSPACE_IMPLEMENTATION": "wireguard-go"}
 
 
 @contextmanager
@@ -92,7 +91,7 @@ def up(runs: int) -> None:
     def run(name: str, *argv: str) -> float:
         with Lab() as lab, stopwatch(lab.pod) as watch:
             file = str(lab.quick_path)
-            env = {**lab.pod_env, "WG_CONFIG": file, **({} if lab.kernel_wireguard else QUICK)}
+            env = {**lab.pod_env, "WG_CONFIG": file, **({} if lab.kernel_wireguard else QUICK_USERSPACE)}
             words = [file if word == "FILE" else word for word in argv]
             started = time.perf_counter()
             measured = watch.run(*words, env=env, daemon=DAEMON)

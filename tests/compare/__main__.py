@@ -7,6 +7,7 @@ without a kill-switch, leaked in each fault: else the probes would prove nothing
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -14,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -30,9 +32,18 @@ ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs/comparison.md"
 TABLES = re.compile(r"(<!-- compare: begin -->\n).*(<!-- compare: end -->\n)", re.DOTALL)
 CONTROL = "wg-quick"
-TOOLS = Needs({"iptables": "iptables", "wg-quick": "wireguard-tools"})
+TOOLS = Needs({"iptables": "iptables", "wg-quick": "wireguard-tools", "iperf3": "iperf3"})
 RATE, ROUNDS = 1000, 10
-STARTS = 7
+STARTS, TRANSFERS = 7, 3
+IPERF_PORT = "5201"
+#: Mistakes of people who type, or copy half of a line.
+MISTAKES = (
+    "Address = 10.64.12.34.5/32",
+    "PrivateKey = c2hvcnQ=",
+    "Endpoint = vpn.example.org",
+    "AllowedIPs = 0.0.0.0/0, ::/33/0",
+    "PublickKey = 6Zz0ov9Cq1YuBvcXCjV1cJl6Dq4m1bqUqkcQn7Jf8kM=",
+)
 #: Seconds for a repair, where a process watches; for a silent provider; of idleness.
 REPAIR, SILENCE, IDLE = 60.0, 240.0, 20.0
 WRONG_FILE = "a wrong Address in the file"
@@ -157,6 +168,36 @@ def start(setup: Setup) -> float:
         return time.perf_counter() - began
 
 
+def transfer(setup: Setup, *way: str) -> float:
+    """Bits a second of iperf3 through the tunnel, in a new pod. way: iperf3's words for the direction."""
+    with Lab() as lab:
+        quiet = subprocess.DEVNULL
+        lab.web.popen(["iperf3", "--server", "--port", IPERF_PORT], stdout=quiet, stderr=quiet, new_session=True)
+        setup.begin(lab, lab.quick_path)
+        wait_until(lab.flows, f"{setup.name}'s tunnel")
+        argv = ["iperf3", "--client", lab.web.addresses[4], "--port", IPERF_PORT, "--json", "--omit", "1", *way]
+        done = lab.pod.run([*argv, "--time", "3"])
+        return float(json.loads(done.stdout)["end"]["sum_received"]["bits_per_second"])
+
+
+def mistaken(setup: Setup, line: str) -> str:
+    """The outcome of a file in which this line stands instead of the right one: is it taken, and is the pod open?"""
+    with Lab() as lab:
+        file = lab.quick_path
+        name = line.partition(" = ")[0]
+        changed, count = re.subn(rf"^{name} = .*", line, file.read_text(), count=1, flags=re.MULTILINE)
+        file.write_text(changed if count else changed.replace("[Peer]", f"{line}\n[Peer]", 1))
+        try:
+            setup.begin(lab, file)
+            ended = "taken"
+        except LabError:
+            ended = "refused"
+        seen = lab.request(lab.pod, lab.web.addresses[4], HTTP)
+        if seen is None:
+            return f"{ended}, closed"
+        return f"{ended}, OPEN" if seen == lab.pod.addresses[4] else f"{ended}, works"
+
+
 class Idle(NamedTuple):
     """What stays: MiB of resident memory, and percent of a core."""
 
@@ -255,6 +296,13 @@ def measured(setups: tuple[Setup, ...]) -> tuple[str, list[str]]:
     progress("a silent provider")
     silences = [silence(setup) for setup in setups]
     starts = interleaved(STARTS, {setup.name: lambda setup=setup: start(setup) for setup in setups})  # type: ignore[misc]
+    progress("throughput")
+    speeds = {
+        way: interleaved(TRANSFERS, {setup.name: partial(transfer, setup, *flags) for setup in setups})
+        for way, flags in {"up": (), "down": ("--reverse",)}.items()
+    }
+    progress("wrong files")
+    mistakes = {f"`{line}`": [mistaken(setup, line) for setup in setups] for line in MISTAKES}
     tables = [
         versions(),
         f"Packets in clear text, ordinary / special; {len(KINDS)} kinds of probes, {ROUNDS} times over both families:",
@@ -263,6 +311,8 @@ def measured(setups: tuple[Setup, ...]) -> tuple[str, list[str]]:
         table("fault", setups, repairs),
         "While nothing is broken:",
         table("", setups, {row: ["yes" if each[row] else "no" for each in works] for row in works[0]}),
+        "A line of the file is wrong: it is refused or taken, and then the pod is closed or open:",
+        table("", setups, mistakes),
         "Costs and times:",
         table(
             "",
@@ -272,6 +322,13 @@ def measured(setups: tuple[Setup, ...]) -> tuple[str, list[str]]:
                     f"{median(starts[setup.name]):.2f} s, {ratio(starts[setup.name], starts[CONTROL]):.1f}x"
                     for setup in setups
                 ],
+                **{
+                    f"iperf3 {way}, median of {TRANSFERS}": [
+                        f"{median(found[setup.name]) / 1e6:.0f} Mbit/s, {ratio(found[setup.name], found[CONTROL]):.2f}x"
+                        for setup in setups
+                    ]
+                    for way, found in speeds.items()
+                },
                 "a silent provider is told after": [seconds(each.told) for each in silences],
                 "a silent provider is left after": [seconds(each.left) for each in silences],
                 "idle memory, beside wireguard-go's": [f"{each.own:.1f} MiB" for each in idles],

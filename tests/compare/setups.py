@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.lab.lab import HTTP, POD_NETWORKS, SERVICE_NETWORKS, Lab, LabError, wait_until
+from tests.lab.lab import HTTP, POD_NETWORKS, QUICK_USERSPACE, SERVICE_NETWORKS, Lab, LabError, wait_until
 
 HEALTH_PORT = 9999
 #: What leaves neither by the tunnel nor with this mark, and goes to somebody else, is refused.
@@ -51,7 +51,7 @@ def wg_quick(*post_up: str, before: tuple[str, ...] = ()) -> Callable[[Lab, Path
         quick.write_text(file.read_text().replace("[Interface]\n", f"[Interface]\n{lines}", 1))
         for command in before:
             lab.pod.run(["sh", "-ec", command])
-        env = {} if lab.kernel_wireguard else {"WG_QUICK_USERSPACE_IMPLEMENTATION": "wireguard-go"}
+        env = {} if lab.kernel_wireguard else QUICK_USERSPACE
         lab.pod.run(["wg-quick", "up", quick], env=env)
 
     return begin

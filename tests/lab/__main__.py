@@ -6,7 +6,7 @@ import argparse
 import signal
 import sys
 
-from .lab import FAMILIES, NEEDS, NODE_DNS, PUBLIC_DNS, TUNNEL_DNS, Lab
+from .lab import FAMILIES, NEEDS, NODE_DNS, PUBLIC_DNS, QUICK_USERSPACE, TUNNEL_DNS, Lab
 from .needs import missing
 
 GUIDE = """
@@ -50,7 +50,7 @@ def main() -> int:
     )
     try:
         with lab:
-            userspace = {} if lab.kernel_wireguard else {"WG_QUICK_USERSPACE_IMPLEMENTATION": "wireguard-go"}
+            userspace = {} if lab.kernel_wireguard else QUICK_USERSPACE
             guide = GUIDE.format(
                 name=lab.name,
                 enter=" ".join(lab.pod.enter([])),

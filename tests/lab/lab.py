@@ -55,6 +55,8 @@ SERVICES = Path(__file__).with_name("services.py")
 IMAGES_WIREGUARD_GO = PROJECT / ".cache/wireguard-go/wireguard-go"
 if os.environ.get("WIREGUARD_GO", "image") == "image":
     os.environ["PATH"] = f"{IMAGES_WIREGUARD_GO.parent}:{os.environ.get('PATH', os.defpath)}"
+#: For wg-quick, by its path: it looks beside itself first, and would find Debian's.
+QUICK_USERSPACE = {"WG_QUICK_USERSPACE_IMPLEMENTATION": shutil.which("wireguard-go") or "wireguard-go"}
 
 WIREGUARD_PORT = 51820
 MARK = 51820
@@ -706,7 +708,7 @@ class Lab:
 
     def wg_quick(self, word: str = "up") -> None:
         """The same by wg-quick: what people do without init_wg, and a positive control for the judge."""
-        env = {} if self.kernel_wireguard else {"WG_QUICK_USERSPACE_IMPLEMENTATION": "wireguard-go"}
+        env = {} if self.kernel_wireguard else QUICK_USERSPACE
         self.pod.run(["wg-quick", word, self.quick_path], env=env)
 
     def traffic_source(self, family: Family, timeout: float = 1.0) -> str | None:
